@@ -1,0 +1,1 @@
+"""The `opvseg` command: flags -> one library call -> exit code."""

@@ -1,0 +1,1 @@
+"""Floor 1: shapes, layers, attention, images, weights, precision. Knows nothing of any model."""

@@ -1,0 +1,25 @@
+"""Where the files lie that are not code."""
+
+from pathlib import Path
+
+from opvseg_jax.core.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def package_file(*parts: str) -> Path:
+    """The path of a file or folder inside the package."""
+    return _existing(PACKAGE.joinpath(*parts))
+
+
+def data_file(*parts: str) -> Path:
+    """The path below `data/`: inside an installed package, or beside it in a checkout."""
+    installed = PACKAGE / "data"
+    root = installed if installed.is_dir() else PACKAGE.parent / "data"
+    return _existing(root.joinpath(*parts))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} is missing from this installation: install opvseg_jax again")
+    return path

@@ -1,0 +1,1 @@
+"""Image and text encoders. They know nothing of segmentation."""

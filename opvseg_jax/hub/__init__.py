@@ -1,0 +1,1 @@
+"""Presets, downloads and the folders that models are loaded from."""

@@ -1,0 +1,1 @@
+"""A photo and words in, a `Segmentation` out."""

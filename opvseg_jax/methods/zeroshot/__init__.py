@@ -1,0 +1,1 @@
+"""Training-free two-stage segmentation with CLIP alone (or CLIP and DINO)."""

@@ -1,0 +1,1 @@
+"""Where samples come from: photos, data sets, the built-in PartWorld."""
