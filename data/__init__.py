@@ -1,0 +1,1 @@
+"""Data set builders, vocabularies and their documentation; installed as `opvseg_jax.data`."""
