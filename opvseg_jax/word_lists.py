@@ -53,8 +53,8 @@ def _from_text(text: str) -> dict[str, Any]:
 
 def parse(text: str) -> dict[str, Any]:
     """`"dog | puppy: head, leg; sky, grass"`: `;` or a new line ends an entry."""
-    clauses = text.replace("\n", ";").strip("; \t\r").split(";")
-    if clauses == [""]:
+    clauses = [clause for clause in text.replace("\n", ";").split(";") if clause.strip()]
+    if not clauses:
         raise UserError("the vocabulary is empty: name at least one object")
     entries = []
     for clause in clauses:

@@ -100,7 +100,7 @@ def encode_vocabulary(
 ) -> TextFeatures:
     """The features of `vocabulary`; `encode` is a jitted tokens [batch, context] -> [batch, E].
 
-    `templates` is a set's name or its sentences; parts and generic parts take `part_templates`
+    `templates` is a set's name, a sentence or several; parts and generic parts take `part_templates`
     (default: the same). A part is prompted by its name ("dog's head") or as `part_style` says,
     see `templates.PART_PHRASES`. Each text is encoded once. With a `cache` folder and the digest
     of the weights the result is read from disk next time. `pad_to="buckets"` or the sizes of
@@ -191,7 +191,9 @@ def bucket(count: int, buckets: Sequence[int] = BUCKETS) -> int:
 
 
 def _sentences(templates: str | Sequence[str]) -> tuple[str, ...]:
-    found = sentences.named(templates) if isinstance(templates, str) else tuple(templates)
+    if isinstance(templates, str):
+        return (templates,) if sentences.BARE in templates else sentences.named(templates)
+    found = tuple(templates)
     if not found:
         raise ValueError("templates: expected at least one sentence, got none")
     return found
