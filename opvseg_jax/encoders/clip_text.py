@@ -28,6 +28,7 @@ class ClipText(nnx.Module):
         mlp_dim: int,
         embed_dim: int,
         activation: str = "quick_gelu",
+        end_token: int | None = None,
         epsilon: float = 1e-5,
         dtype=None,
         rngs: nnx.Rngs,
@@ -45,13 +46,19 @@ class ClipText(nnx.Module):
         self.norm_post = layer_norm(width, epsilon=epsilon, **own)
         self.projection = nnx.Linear(width, embed_dim, use_bias=False, **own)
         self.context, self.width, self.dtype = context, width, dtype
+        self.end_token = end_token
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """tokens int [T, L], L up to the context -> [T, E], not normalised.
+        """tokens int [T, L], L up to the context -> [T, E], not normalised."""
+        return self.from_embeddings(self.embed(tokens), self.end_of(tokens))
 
-        The end of a text is the first largest id: published vocabularies keep that for the end.
+    def end_of(self, tokens: jax.Array) -> jax.Array:
+        """tokens int [T, L] -> the place of the end token, int [T].
+
+        Without an `end_token` it is the largest id, which published vocabularies keep for the end.
         """
-        return self.from_embeddings(self.embed(tokens), jnp.argmax(tokens, axis=1))
+        marks = tokens if self.end_token is None else tokens == self.end_token
+        return jnp.argmax(marks, axis=1)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """tokens int [T, L] -> [T, L, C], before the positions."""
