@@ -35,9 +35,9 @@ def resize(
     *_, height, width, _ = x.shape
     scales = scale if isinstance(scale, tuple) else (scale, scale)
     options = {"method": method, "align_corners": align_corners, "antialias": antialias}
+    _check(height, size[0], scale=scales[0], **options)
+    _check(width, size[1], scale=scales[1], **options)
     if method.startswith("nearest"):
-        _check(height, size[0], scale=scales[0], **options)
-        _check(width, size[1], scale=scales[1], **options)
         rows = _nearest_index(height, size[0], method)
         cols = _nearest_index(width, size[1], method)
         return jnp.take(jnp.take(x, rows, axis=-3), cols, axis=-2)

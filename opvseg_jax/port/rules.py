@@ -18,7 +18,7 @@ and the same letter means the same number on both sides. A `Skip` may also use `
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -158,27 +158,6 @@ def publish(rules: Rules, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     problems += [f"{path}: no rule publishes it" for path in leaves if path not in used]
     _raise_all(problems, "the leaves cannot be published")
     return published
-
-
-def select(source: Mapping[str, np.ndarray], names: Iterable[str]) -> Mapping[str, np.ndarray]:
-    """A lazy view of some of the arrays."""
-    return _Selection(source, tuple(names))
-
-
-class _Selection(Mapping):
-    def __init__(self, source: Mapping[str, np.ndarray], names: tuple[str, ...]):
-        self.source, self.names = source, dict.fromkeys(names)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.names:
-            raise KeyError(name)
-        return self.source[name]
-
-    def __iter__(self):
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def _misfit(name: str, path: str, value: np.ndarray, want: Mapping) -> str | None:

@@ -104,7 +104,7 @@ def test_positions_outside_repeat_the_border():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "cubic"}, "expected a method of bilinear, .*, got 'cubic'"),
+        ({"method": "cubic", "size": (3, 3)}, "expected a method of bilinear, .*, got 'cubic'"),
         ({"method": "nearest", "scale": 0.5}, "nearest has no align_corners, antialias or scale"),
         ({"method": "nearest", "antialias": True}, "nearest has no align"),
         ({"size": (0, 4)}, "cannot resize 3 pixels to 0"),
