@@ -24,7 +24,7 @@ from opvseg_jax.pipeline.partworld_words import (
 FULL_VIEW = (0.5, 0.5, 1.0)
 FIRST_PART = {kind: PARTS.index((kind, PARTWORLD[kind].parts[0])) for kind in KINDS}
 # Largest side of an object in a scene of one, two, ... objects, in shares of the image.
-SIDES = {1: (0.5, 0.92), 2: (0.4, 0.66), 3: (0.36, 0.56), 4: (0.32, 0.48)}
+SIDES = {1: (0.52, 0.95), 2: (0.44, 0.72), 3: (0.38, 0.6), 4: (0.34, 0.52)}
 
 
 class Thing(NamedTuple):

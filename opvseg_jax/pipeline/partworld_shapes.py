@@ -78,7 +78,7 @@ def legs(out: Sketch, rng: Random, xs: tuple[float, float], top: float, foot: fl
 def dog(out: Sketch, rng: Random) -> None:
     """Long body, floppy ear, snout, short tail held up."""
     lift, nod = rng.uniform(0.02, 0.16), rng.uniform(-0.04, 0.06)
-    out.add("tail", strip([(-0.34, -0.06), (-0.45, -0.12), (-0.5, -0.2 - lift)], 0.1, 0.09, 0.05))
+    out.add("tail", strip([(-0.34, -0.06), (-0.45, -0.12), (-0.5, -0.2 - lift)], 0.12, 0.11, 0.07))
     legs(out, rng, (-0.27, 0.2), 0.08, 0.42, 0.11)
     out.add("torso", ellipse(-0.04, 0.02, 0.36, rng.uniform(0.16, 0.19), -4))
     head = [(0.16, 0.06), (0.12, -0.14), (0.2, -0.29), (0.33, -0.32), (0.42, -0.24)]
@@ -149,7 +149,7 @@ def bird(out: Sketch, rng: Random) -> None:
     out.add("wing", far, far=True)
     out.add("tail", [(-0.16, -0.03), (-0.48, -0.1), (-0.5, 0.03), (-0.46, 0.15), (-0.16, 0.09)])
     out.add("torso", ellipse(0.0, 0.04, 0.24, 0.12, rng.uniform(-8, 2)))
-    out.add("beak", [(0.34, -0.08), (0.52, 0.0), (0.33, 0.05)])
+    out.add("beak", [(0.33, -0.1), (0.56, 0.0), (0.32, 0.07)])
     out.add("head", ellipse(0.27, -0.03, 0.115, 0.11))
     out.add("head", ellipse(0.31, -0.055, 0.024, 0.024), dark=True)
     wing = [(0.13, 0.04), (0.02, -0.3 + beat), (-0.16, -0.52 + beat), (-0.24, -0.42 + beat)]
@@ -251,7 +251,7 @@ def airplane(out: Sketch, rng: Random) -> None:
     out.add("tail", [(-0.3, 0.02), (-0.52, 0.14), (-0.42, 0.15), (-0.2, 0.05)])
     out.add("body", [(0.37, -0.05), (0.46, -0.035), (0.44, 0.0), (0.36, -0.01)], dark=True)
     for x, y in ((0.05, 0.16), (-0.04 - sweep / 2, 0.29)):
-        out.add("engine", ellipse(x, y, 0.095, 0.05))
+        out.add("engine", ellipse(x, y, 0.115, 0.062))
     near = [(0.2, 0.03), (-0.02, 0.03), (-0.24 - sweep, 0.42), (-0.12 - sweep, 0.43), (0.0, 0.22)]
     out.add("wing", near)
 
