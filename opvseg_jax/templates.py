@@ -34,8 +34,9 @@ OWN = {
         "a close-up photo of a {}.",
         "a cropped photo of the {}.",
     ),
-    # The wording of the tiny world's captions.
-    "partworld": ("a {}", "a picture of a {}"),
+    # Wordings of the tiny world's captions, the only ones that the tiny CLIP has read.
+    "partworld": ("a {}", "a photo of a {}", "a picture of a {}", "this is a {}"),
+    "partworld_parts": ("{}", "a photo of a {}", "a close-up of a {}", "a picture of a {}"),
 }
 
 # How a part of an object is named inside a template.

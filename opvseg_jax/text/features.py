@@ -39,7 +39,8 @@ class TextFeatures:
     part_to_object: jax.Array  # [T]
     part_to_generic: jax.Array  # [T]
     object_to_parts: jax.Array  # [O, M]
-    background: jax.Array | None = None  # [K, P, E]
+    background: jax.Array  # [K, P, E] competitors, mostly none
+    background_mask: jax.Array  # [K]
     phrases: jax.Array | None = None  # [R, P, E]
     phrase_to_object: jax.Array | None = None  # [R]
 
@@ -50,6 +51,7 @@ class TextFeatures:
         objects,
         parts=None,
         generic=None,
+        *,
         background=None,
         phrases=None,
     ) -> "TextFeatures":
@@ -58,8 +60,10 @@ class TextFeatures:
         _, p, e = dims(objects, "O P E", O=len(v.objects))
         parts = np.zeros((0, p, e), np.float32) if parts is None else parts
         generic = np.zeros((0, p, e), np.float32) if generic is None else generic
+        background = np.zeros((0, p, e), np.float32) if background is None else background
         dims(parts, "T P E", T=len(v.parts), E=e)
         dims(generic, "G P E", G=len(v.generic_parts), E=e)
+        dims(background, "K P E", P=p, E=e)
         return cls(
             objects=jnp.asarray(objects),
             parts=jnp.asarray(parts),
@@ -70,7 +74,8 @@ class TextFeatures:
             part_to_object=jnp.asarray(v.part_to_object),
             part_to_generic=jnp.asarray(v.part_to_generic),
             object_to_parts=jnp.asarray(v.object_to_parts),
-            background=None if background is None else jnp.asarray(background),
+            background=jnp.asarray(background),
+            background_mask=jnp.ones(len(background), bool),
             phrases=None if phrases is None else jnp.asarray(phrases),
             phrase_to_object=None if phrases is None else jnp.asarray(v.phrase_to_object),
         )
@@ -100,11 +105,12 @@ def encode_vocabulary(
 ) -> TextFeatures:
     """The features of `vocabulary`; `encode` is a jitted tokens [batch, context] -> [batch, E].
 
-    `templates` is a set's name, a sentence or several; parts and generic parts take `part_templates`
-    (default: the same). A part is prompted by its name ("dog's head") or as `part_style` says,
-    see `templates.PART_PHRASES`. Each text is encoded once. With a `cache` folder and the digest
-    of the weights the result is read from disk next time. `pad_to="buckets"` or the sizes of
-    `pad` let vocabularies of like size share a compiled function.
+    `templates` is a set's name, a sentence or several; parts and generic parts take
+    `part_templates` (default: the same). A part is prompted by its name ("dog's head") or as
+    `part_style` says, see `templates.PART_PHRASES`. Each text is encoded once. With a `cache`
+    folder and the digest of the weights the result is read from disk next time.
+    `pad_to="buckets"` or the sizes of `pad` let vocabularies of like size share a compiled
+    function.
     """
     object_set = _sentences(templates)
     part_set = object_set if part_templates is None else _sentences(part_templates)
@@ -128,7 +134,7 @@ def encode_vocabulary(
         _mean_of_phrases(found["phrases"], v) if several else found["phrases"],
         found["parts"],
         found["generic"],
-        background=found["background"] if v.background else None,
+        background=found["background"],
         phrases=found["phrases"] if several else None,
     )
     if pad_to is None:
@@ -143,12 +149,10 @@ def pad(
     parts: int | None = None,
     generic: int | None = None,
     most_parts: int | None = None,
+    background: int | None = None,
     phrases: int | None = None,
 ) -> TextFeatures:
-    """Grows the axes O, T, G, M and R to these sizes: embeddings by 0, masks by False, maps by -1.
-
-    The background names are not padded: they belong to the method, not to the vocabulary's size.
-    """
+    """Grows O, T, G, M, K and R to these sizes: embeddings by 0, masks by False, maps by -1."""
     f = jax.tree.map(np.asarray, features)  # on the host, where growing compiles nothing
     m = {"to": most_parts, "axis": 1, "what": "most_parts", "fill": -1}
     grown = TextFeatures(
@@ -161,7 +165,8 @@ def pad(
         part_to_object=_grow(f.part_to_object, parts, "parts", fill=-1),
         part_to_generic=_grow(f.part_to_generic, parts, "parts", fill=-1),
         object_to_parts=_grow(_grow(f.object_to_parts, objects, "objects", fill=-1), **m),
-        background=f.background,
+        background=_grow(f.background, background, "background"),
+        background_mask=_grow(f.background_mask, background, "background"),
         phrases=None if f.phrases is None else _grow(f.phrases, phrases, "phrases"),
         phrase_to_object=None
         if f.phrase_to_object is None
@@ -178,6 +183,7 @@ def pad_to_buckets(features: TextFeatures, buckets: Sequence[int] = BUCKETS) -> 
         parts=bucket(len(features.parts), buckets),
         generic=bucket(len(features.generic), buckets),
         most_parts=bucket(features.object_to_parts.shape[1], buckets),
+        background=bucket(len(features.background), buckets),
         phrases=None if features.phrases is None else bucket(len(features.phrases), buckets),
     )
 

@@ -155,7 +155,7 @@ def train_tokenizer(
         initial_alphabet=_byte_symbols(),
         show_progress=False,
     )
-    learner.train_from_iterable((clean(text) for text in texts), trainer)
+    learner.train_from_iterator((clean(text) for text in texts), trainer)
     learnt = json.loads(learner.to_str())["model"]["merges"]
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in learnt]
     backend = _assemble(_ids(merges[: vocab_size - smallest]), merges[: vocab_size - smallest])
