@@ -11,6 +11,7 @@ import html
 import json
 import logging
 import os
+import re
 import tempfile
 import unicodedata
 import zlib
@@ -30,9 +31,13 @@ WORD_END = "</w>"
 OPENAI_FILE = "bpe_simple_vocab_16e6.txt.gz"
 OPENAI_MERGES = 49152 - 256 - 2  # the file holds more lines than the models use
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-QUOTES = str.maketrans({**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'")}) | str.maketrans(
-    {**dict.fromkeys("\u201c\u201d\u201e\u201f", '"')}
-)
+MENDED = {
+    **dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),
+    **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"'),
+    **dict.fromkeys([*range(9), 11, *range(14, 32), 127, 0xFEFF]),  # control characters go
+}
+# Ligatures, digraphs and full-width letters, each one character for several or for a plain one.
+COMPATIBLE = re.compile("[\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06\uff01-\uffef]")
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +132,12 @@ class Tokenizer:
 def clean(text: str) -> str:
     """What CLIP does before encoding: characters mended, white space collapsed, lower case.
 
-    The original mends characters with a library that repairs wrongly decoded text. Kept of it are
-    composed accents and straight quotes, which people do type; text decoded wrongly is not.
+    The original mends characters with a library that also repairs wrongly decoded text. Kept of
+    it is what people do type: curly quotes, decomposed accents, ligatures, full-width letters.
     """
-    text = html.unescape(html.unescape(text)).translate(QUOTES)
-    return " ".join(unicodedata.normalize("NFC", text).split()).lower()
+    text = html.unescape(html.unescape(text))
+    text = COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return " ".join(unicodedata.normalize("NFC", text).translate(MENDED).split()).lower()
 
 
 def train_tokenizer(

@@ -121,6 +121,9 @@ def test_long_text_is_refused_on_demand(tokenizer_folder):
         ("salt &amp;amp; pepper", "salt & pepper"),
         ("dog\u2019s head", "dog's head"),
         ("cafe\u0301", "caf\u00e9"),
+        ("\ufb01sh", "fish"),
+        ("\uff26\uff35\uff2c\uff2c", "full"),
+        ("do\x00g", "dog"),
         ("STRASSE", "strasse"),
     ],
 )
