@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from opvseg_jax.core.errors import UserError
 from opvseg_jax.pipeline.partworld_captions import (
     Caption,
     Facts,
@@ -94,9 +95,9 @@ class PartWorld:
 
     def __init__(self, split: str, size: int = 128, seed: int = 0, num_images: int | None = None):
         if split not in SPLITS:
-            raise ValueError(f"PartWorld has the splits {', '.join(SPLITS)}, not {split!r}")
+            raise UserError(f"PartWorld has the splits {', '.join(SPLITS)}, not {split!r}")
         if not 32 <= size <= 512:
-            raise ValueError(f"PartWorld draws images of 32 to 512 pixels, not {size}")
+            raise UserError(f"PartWorld draws images of 32 to 512 pixels, not {size}")
         self.split, self.size, self.seed = split, size, seed
         self.num_images = SPLITS[split] if num_images is None else num_images
 

@@ -107,18 +107,22 @@ def object_caption(thing: Seen, rng: Random) -> Caption:
     return Caption(rng.choice(WHOLE).format(phrase), facts)
 
 
-def part_caption(thing: Seen, part: str, rng: Random) -> Caption:
+def part_caption(
+    thing: Seen, part: str, rng: Random, templates: tuple[str, ...] = WHOLE
+) -> Caption:
     """Says "the head of a red dog", "a dog's head", "dog head", or now and then only "a head"."""
     draw = rng.random()
     fact = ("part", thing.kind, part)
     if draw < 0.15:
-        return Caption(rng.choice(CLOSE).format(with_article(part)), frozenset({("generic", part)}))
+        return Caption(
+            rng.choice(templates).format(with_article(part)), frozenset({("generic", part)})
+        )
     if draw < 0.4:
         text = rng.choice(NAMES).format(kind=thing.kind, part=part)
         return Caption(text, frozenset({fact}))
     phrase, facts = describe(thing, rng, plainly=0.7)
     text = rng.choice(PART).format(thing=phrase, part=part)
-    return Caption(rng.choice(CLOSE).format(text), facts | {fact})
+    return Caption(rng.choice(templates).format(text), facts | {fact})
 
 
 def background_caption(background: str, rng: Random) -> Caption:
@@ -136,7 +140,7 @@ def captions_of(
     """
     out = []
     if focus and focus[1] in objects[focus[0]].parts:
-        out += [part_caption(objects[focus[0]], focus[1], rng) for _ in range(3)]
+        out += [part_caption(objects[focus[0]], focus[1], rng, CLOSE) for _ in range(3)]
     elif focus:
         out += [object_caption(objects[focus[0]], rng) for _ in range(2)]
     if objects:

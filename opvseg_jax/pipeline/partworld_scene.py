@@ -149,7 +149,17 @@ def aim(thing: Thing, part: str | None, rng: Random) -> tuple[float, float, floa
 
 def draw(split: str, size: int, rng: Random) -> Drawing:
     """Composes an image of `split` and draws it at `size` pixels."""
-    things, view, focus = compose(split, rng)
+    return draw_view(*compose(split, rng), size, rng)
+
+
+def draw_view(
+    things: list[Thing],
+    view: tuple[float, float, float],
+    focus: tuple[int, str | None] | None,
+    size: int,
+    rng: Random,
+) -> Drawing:
+    """Draws what is in `view` (middle x, y and side) at `size` pixels."""
     backdrop = rng.choice(tuple(BACKGROUNDS))
     canvas, corners = fill_canvas(things, view, 2 * size, rng)
     codes = canvas[::2, ::2] & paint.PART_BITS
