@@ -306,3 +306,11 @@ def test_subset_renumbers_objects_and_keeps_their_parts():
 def test_index_maps_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="read-only"):
         Vocabulary.of({"dog": ["head"]}).part_to_object[0] = 1
+
+
+def test_partworld_is_a_benchmark_too():
+    v = Vocabulary.of("partworld")
+    assert v.name == "partworld"
+    assert "partworld" in Vocabulary.names()
+    assert 0 < len(v.seen_only()) < len(v)
+    assert Vocabulary.of(v.to_dict()) == v
