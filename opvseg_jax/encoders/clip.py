@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from opvseg_jax.core.layers import unit
 from opvseg_jax.encoders.clip_text import ClipText
 from opvseg_jax.encoders.clip_vision import ClipVision
 
@@ -26,9 +27,3 @@ class Clip(nnx.Module):
         """image_features [B, E], text_features [T, E], of any length -> [B, T] in float32."""
         cosine = unit(image_features) @ unit(text_features).T
         return jnp.exp(self.logit_scale[...]) * cosine
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis in float32; a zero vector stays zero, with a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

@@ -144,3 +144,18 @@ HUGGINGFACE = (
     *under(HUGGINGFACE_TEXT, "", "text/"),
     Take("logit_scale", "logit_scale"),
 )
+
+# DeOP's additions to a CLIP: names below its image tower, and below its prompt learner.
+VISUAL_PROMPTS = (
+    Take("learned_position", "input"),
+    Take("transformer.resblocks.{i}.learned_position", "added/block_{i}"),
+    Take("transformer.deep_prompt_embeddings", "prepended"),
+)
+TEXT_PROMPTS = (
+    Take("prefix_prompt", "prefix"),
+    Take("suffix_prompt", "suffix"),
+    *(
+        Skip(f"{name}_signal", "a copy of a row of the token embedding")
+        for name in ("start", "dot", "end", "pad")
+    ),
+)

@@ -36,11 +36,9 @@ class VisualPrompts(nnx.Module):
 
         self.input = table(input_grid) if input_grid else None
         self.added = nnx.Dict({f"block_{layer}": table(layer_grid) for layer in layers})
-        self.prepended = None
-        if prepend_layers:
-            shape = (len(prepend_layers), num_prepended, width)
-            spread = {"minval": -prepend_bound, "maxval": prepend_bound}
-            self.prepended = nnx.Param(jax.random.uniform(rngs.params(), shape, **spread))
+        shape = (len(prepend_layers), num_prepended, width)
+        noise = jax.random.uniform(rngs.params(), shape, minval=-1.0) * prepend_bound
+        self.prepended = nnx.Param(noise) if prepend_layers else None
         self.layers, self.prepend_layers = tuple(layers), tuple(prepend_layers)
 
     def at_input(

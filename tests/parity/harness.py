@@ -1,0 +1,171 @@
+"""Finds cases, runs the program of their kind, compares every tensor that the reference recorded.
+
+A case is `<method>/<name>.safetensors` with `<name>.json`. Its tensors are `w.*` (weights under
+their published names), `in.*`, `mid.*` and `out.*`. A program gets a `Case` and returns
+`{tensor name: array}`; what the case records and the program does not return is a failure, and so
+is an input that the program never read: it may change what the outputs mean.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+HERE = Path(__file__).parent
+LINES = pytest.StashKey[dict]()  # {case: what the summary says of it}
+NETWORK, LAYER, GRADIENT_NORM = 1e-4, 1e-5, 1e-3  # of the tensor's range
+
+# The kinds that must run. Those of PLANNED are known and reported as not implemented; any other
+# kind is one that this harness does not understand, which is a failure.
+CLAIMED = {
+    "clip": {"towers"},
+    "clip_hf": {"towers"},
+    "dinov2": {"backbone"},
+    "deop": {"clip_visual", "text_prompt"},
+}
+PLANNED = {
+    "catseg": "aggregation_layer decoder full head train_step",
+    "cliper": "decision dino_v1 fgc fused_attention pipeline preprocess proxy_last_block sd_tiny "
+    "text_classifier visual visual_slide visual_v1",
+    "deop": "deop_full eval_metrics heatmap_decoder mask_proposal_stage2 stage1_prompt_learning",
+    "hops": "aem aggregator full fusion_afm metrics paper_reading regions",
+    "langhops": "criterion e2e_eval e2e_train mllm msda object_decoder object_decoder_train_dn "
+    "part_decoder part_query_init pixel_decoder pixel_decoder_fusion postprocess primitives "
+    "resnet50 semseg_metric swin text",
+    "metrics": "instance_ap oracle_mask parts_ade234 parts_partimagenet147 parts_pascal116 "
+    "proposals resize_chain semseg",
+    "partcatseg": "aggregator full metrics",
+    "pcaseg": "aggregation_layer decoder epl eva_clip full head train_step",
+}
+
+
+class Tensors(Mapping):
+    """The tensors of a case; remembers which were read."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self._arrays, self.read = dict(arrays), set()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.read.add(name)
+        return self._arrays[name]
+
+    def __iter__(self):
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+
+@dataclasses.dataclass
+class Case:
+    """One recorded run of a reference."""
+
+    name: str
+    about: dict  # the JSON
+    tensors: Tensors
+
+    @property
+    def config(self) -> dict:
+        return self.about["config"]
+
+    def below(self, prefix: str) -> dict[str, np.ndarray]:
+        """All tensors `prefix*`, with the prefix taken off."""
+        names = [name for name in self.tensors if name.startswith(prefix)]
+        return {name[len(prefix) :]: self.tensors[name] for name in names}
+
+    def wanted(self) -> list[str]:
+        """What a program must reproduce."""
+        return [name for name in self.tensors if name.startswith(("mid.", "out."))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    run: Callable[[Case], Mapping[str, np.ndarray]]
+    layers: tuple[str, ...]  # patterns of tensors that lie one layer behind the input
+
+    def tolerance(self, name: str) -> float:
+        if name.startswith("out.grad_norm."):
+            return GRADIENT_NORM
+        return LAYER if any(fnmatchcase(name, pattern) for pattern in self.layers) else NETWORK
+
+
+PROGRAMS: dict[tuple[str, str], Program] = {}
+
+
+def register(method: str, kind: str, *, layers: tuple[str, ...] = ()):
+    """Makes a function the program of a kind of case."""
+
+    def add(run):
+        if (method, kind) in PROGRAMS:
+            raise ValueError(f"{method}/{kind} has two programs")
+        PROGRAMS[method, kind] = Program(run, layers)
+        return run
+
+    return add
+
+
+def golden_folder() -> Path:
+    return Path(os.environ.get("OPVSEG_GOLDEN") or HERE / "golden")
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """The tensor files of all cases, `<folder>/<method>/<name>.safetensors`."""
+    return sorted(folder.glob("*/*.safetensors"))
+
+
+def load_case(path: Path) -> Case:
+    about = json.loads(path.with_suffix(".json").read_text())
+    return Case(f"{path.parent.name}/{path.stem}", about, Tensors(load_file(path)))
+
+
+def compare(case: Case, program: Program) -> tuple[str, list[str]]:
+    """Runs a case -> a line on its worst tensor, and everything that is wrong with it."""
+    with jax.default_matmul_precision("highest"):
+        got = {name: np.asarray(value) for name, value in program.run(case).items()}
+    problems, worst = [], (-1.0, 0.0, "nothing")
+    for name in case.wanted():
+        if name not in got:
+            problems.append(f"{name}: recorded, but the program does not compute it")
+            continue
+        want, tolerance = case.tensors[name], program.tolerance(name)
+        if got[name].shape != want.shape:
+            problems.append(f"{name}: expected {list(want.shape)}, got {list(got[name].shape)}")
+            continue
+        error = relative_error(got[name], want)
+        worst = max(worst, (error / tolerance, error, name))
+        if not error <= tolerance:
+            problems.append(f"{name}: {error:.1e} of its range, allowed {tolerance:.0e}")
+    problems += [f"{name}: never read" for name in _unread(case)]
+    return f"worst {worst[1]:.1e} of the range, at {worst[2]}", problems
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest error as a share of the range of `want`; whole numbers must be equal."""
+    if not want.size:
+        return 0.0
+    if not np.issubdtype(want.dtype, np.floating):
+        return 0.0 if np.array_equal(got, want) else np.inf
+    want, got = want.astype(np.float64), got.astype(np.float64)
+    if not np.array_equal(np.isfinite(got), np.isfinite(want)):
+        return np.inf
+    finite = np.isfinite(want)
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return np.inf
+    if not finite.any():
+        return 0.0
+    span = np.ptp(want[finite]) or np.abs(want[finite]).max() or 1.0
+    return float(np.abs(got[finite] - want[finite]).max() / span)
+
+
+def _unread(case: Case) -> list[str]:
+    return sorted(name for name in case.tensors if name not in case.tensors.read)
