@@ -47,16 +47,9 @@ def fetch(repo_id: str, *groups: Sequence[str]) -> Path:
     own = model_folder(repo_id)
     if own.is_dir() and not absent(own, groups):
         return own
-    # The library takes a third of a second to import: only those who need it pay.
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        known = Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True))
-        if not absent(known, groups):
-            return known
-    except LocalEntryNotFoundError:
-        pass
+    known = _cached(repo_id, groups)
+    if known is not None and not absent(known, groups):
+        return known
     wanted = " and ".join(absent(own, groups))
     by_hand = (
         f"download {wanted} of the HuggingFace repository {repo_id} into {own}, "
@@ -86,6 +79,18 @@ def _shards(index: Path) -> list[str]:
         return []  # reading the weights will say what is wrong with the index
 
 
+def _cached(repo_id: str, groups: Sequence[Sequence[str]]) -> Path | None:
+    """The repository's folder in HuggingFace's own cache, complete or not."""
+    # The library takes a third of a second to import: only those who need it pay.
+    import huggingface_hub
+
+    for name in groups[0]:
+        path = huggingface_hub.try_to_load_from_cache(repo_id, name)
+        if isinstance(path, str):
+            return Path(path).parent
+    return None
+
+
 def _download(repo_id: str, groups: Sequence[Sequence[str]], by_hand: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
@@ -96,7 +101,7 @@ def _download(repo_id: str, groups: Sequence[Sequence[str]], by_hand: str) -> Pa
         offered = [file.rfilename for file in info.siblings or ()]
         chosen = _choose(repo_id, offered, groups)
         folder = huggingface_hub.snapshot_download(
-            repo_id, revision=info.sha, allow_patterns=chosen, etag_timeout=TIMEOUT
+            repo_id, allow_patterns=chosen, etag_timeout=TIMEOUT
         )
     except UserError:
         raise

@@ -41,6 +41,11 @@ Weights = dict[str, jax.Array]
 Place = Callable[[np.ndarray], jax.Array]
 
 
+def on_device(leaf: np.ndarray) -> jax.Array:
+    """On the default device, when this returns: the host copy is free before the next is read."""
+    return jax.block_until_ready(jax.device_put(leaf))
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedClip:
     """`plan.merge(weights)` is a `Clip`. `mean` and `std` are of pixels in 0..1."""
@@ -69,7 +74,7 @@ def load_clip(
     *,
     dtype=None,
     position_rule: PositionRule = HUGGINGFACE,
-    place: Place = jax.device_put,
+    place: Place = on_device,
 ) -> LoadedClip:
     """A CLIP that computes in `dtype`; weights are float32, put on devices one by one by `place`.
 
@@ -96,7 +101,7 @@ def load_dino(
     *,
     dtype=None,
     position_rule: PositionRule | None = None,
-    place: Place = jax.device_put,
+    place: Place = on_device,
 ) -> LoadedDino:
     """A DINOv2. Positions are resized as the code that published the file does, unless told."""
     path = local_path(ref) or fetch(str(ref), CONFIG, WEIGHTS)
@@ -242,11 +247,9 @@ def _tokenizer_beside(path: Path) -> Path:
 
 def _fill(rules: Rules, stored: StoredArrays, plan: Blueprint, path: Path, place: Place) -> Weights:
     try:
-        leaves = convert(rules, stored, plan.shapes)
+        return convert(rules, stored, plan.shapes, place=place)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    # One by one: each host copy is given back before the next is made.
-    return {name: place(leaves.pop(name)) for name in list(leaves)}
 
 
 def _save(folder: Path, weights: Weights, config: Mapping, dtype, pixels: tuple) -> None:
@@ -260,7 +263,8 @@ def _save(folder: Path, weights: Weights, config: Mapping, dtype, pixels: tuple)
     )
     for name, array in published.items():
         if jnp.issubdtype(array.dtype, jnp.floating):
-            published[name] = array.astype(dtype, order="C")
+            with np.errstate(over="ignore"):  # told below, with the name
+                published[name] = array.astype(dtype, order="C")
         if not np.isfinite(published[name]).all():
             raise ValueError(f"{name} has values that are not finite in {np.dtype(dtype)}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -101,13 +101,18 @@ SQUEEZE2 = drop_leading(2)  # [1, 1, ...] <-> [...]
 
 
 def convert(
-    rules: Rules, source: Mapping[str, np.ndarray], want: Mapping[str, object], dtype=np.float32
+    rules: Rules,
+    source: Mapping[str, np.ndarray],
+    want: Mapping[str, object],
+    dtype=np.float32,
+    place: Callable[[np.ndarray], object] = lambda leaf: leaf,
 ) -> dict[str, np.ndarray]:
     """Published arrays -> leaves. All or nothing.
 
     `want` is `{leaf path: shape}`, or what has a `.shape`. Arrays are read from `source` one at a
     time, so a lazy mapping never lies in memory beside the result. Floating-point leaves come out
-    in `dtype` (None keeps that of the file), each in memory of its own.
+    in `dtype` (None keeps that of the file), each in memory of its own, and go through `place`
+    (`jax.device_put`, say) before the next is read.
     """
     leaves, claimed, problems = {}, set(), []
     for name in source:
@@ -131,7 +136,7 @@ def convert(
             if problem := _misfit(name, path, value, want):
                 problems.append(problem)
             else:
-                leaves[path] = _own(value, dtype)
+                leaves[path] = place(_own(value, dtype))
     problems += [f"{path}: missing, nothing in the file fills it" for path in want.keys() - claimed]
     _raise_all(problems, "the weights do not fit the model")
     return leaves
