@@ -133,8 +133,9 @@ def severance_of(mode: str, option: str, last: int, mask_logits) -> dict[int, Se
     if mode.startswith("plain"):
         return {}
     if mode == "gps_alpha":
-        before, final = map(float, option.split("_"))
-        return {last - 1: Gps(alpha=before), last: Gps(alpha=final)}
+        alphas = [float(alpha) for alpha in option.split("_")]
+        first = last - len(alphas) + 1
+        return {first + i: Gps(alpha=alpha) for i, alpha in enumerate(alphas)}
     shortcut = float(option.removeprefix("shortcut")) if option.startswith("shortcut") else 1.0
     depth = int(option.removeprefix("last") or 1) if option.startswith("last") else 1
     name = re.sub(r"_p\d+$", "", mode)
@@ -185,7 +186,7 @@ def text_prompt(case: Case) -> dict:
             ids = case.tensors["in." + name.replace("compact", "real")]
             assert [real[i] for i in compact.flat] == list(ids.flat), f"{name}: not those of real"
     common = case.below("w.clip_adapter.")
-    out = {"out.predefined.text_features": predefined(case, common)}
+    out = predefined(case, common)
     for i in range(len(case.config["prompt_shapes"])):
         own = case.below(f"w.variant{i}.prompt_learner.")
         learned = own or {
@@ -224,10 +225,13 @@ def learnable(case: Case, common: dict, prompts: dict, *, full_stop: int, pad: i
     return run(leaves, jnp.asarray(case.tensors["in.token_ids_compact"]))
 
 
-def predefined(case: Case, common: dict) -> jax.Array:
+def predefined(case: Case, common: dict) -> dict:
     """Unit-norm mean over templates of unit-norm features."""
-    plan, leaves = loaded(case, common, {})
     names = sorted(name for name in case.tensors if re.match(r"in\.template\d+\..*compact", name))
+    if not names:
+        return {}
+    plan, leaves = loaded(case, common, {})
     tokens = jnp.stack([case.tensors[name] for name in names])
     encode = jax.jit(lambda leaves, tokens: unit(plan.merge(leaves).text(tokens)))
-    return unit(sum(encode(leaves, each) for each in tokens) / len(tokens))
+    mean = sum(encode(leaves, each) for each in tokens) / len(tokens)
+    return {"out.predefined.text_features": unit(mean)}
