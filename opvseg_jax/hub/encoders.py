@@ -18,10 +18,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from opvseg_jax.core.errors import UserError
-from opvseg_jax.core.weights import Blueprint, blueprint
+from opvseg_jax.core.weights import Blueprint, ShapeRngs, blueprint
 from opvseg_jax.encoders import port_clip
 from opvseg_jax.encoders.positions import HUGGINGFACE, PositionRule
 from opvseg_jax.encoders.sizes import ClipSize, DinoSize, Tower, from_hf_config
@@ -91,7 +90,7 @@ def load_clip(
         stored = read_torch_file(path)
         size, rules = clip_size(stored.shapes, path), port_clip.OPENAI
         tokenizer, (mean, std) = _tokenizer_beside(path), CLIP_PIXELS
-    plan = blueprint(lambda: size.build(position_rule=position_rule, dtype=dtype, rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: size.build(position_rule=position_rule, dtype=dtype, rngs=ShapeRngs()))
     weights = _fill((*rules, MASK), stored, plan, path, place)
     return LoadedClip(size, plan, weights, tokenizer, mean, std)
 
@@ -114,7 +113,7 @@ def load_dino(
         size = dino_size(stored.shapes, path)
         rules, rule, (mean, std) = size.meta_rules, size.original_rule, DINO_PIXELS
     rule = position_rule or rule
-    plan = blueprint(lambda: size.build(position_rule=rule, dtype=dtype, rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: size.build(position_rule=rule, dtype=dtype, rngs=ShapeRngs()))
     return LoadedDino(size, plan, _fill(rules, stored, plan, path, place), mean, std)
 
 
@@ -259,7 +258,7 @@ def _save(folder: Path, weights: Weights, config: Mapping, dtype, pixels: tuple)
     published = publish(size.huggingface_rules, weights)
     # A config of another size would only be noticed by whoever loads the folder.
     convert(
-        size.huggingface_rules, published, blueprint(lambda: size.build(rngs=nnx.Rngs(0))).shapes
+        size.huggingface_rules, published, blueprint(lambda: size.build(rngs=ShapeRngs())).shapes
     )
     for name, array in published.items():
         if jnp.issubdtype(array.dtype, jnp.floating):

@@ -13,7 +13,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from opvseg_jax.core.errors import UserError
-from opvseg_jax.core.weights import blueprint
+from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.encoders import port_clip
 from opvseg_jax.encoders.positions import DINOV2, DINOV2_REGISTERS, HUGGINGFACE
 from opvseg_jax.encoders.sizes import ClipSize, DinoSize, Tower, from_hf_config
@@ -234,6 +234,18 @@ def test_a_training_checkpoint_with_chunked_blocks_is_read(tmp_path, write_torch
             published[chunked + name.removeprefix(plain)] = published.pop(name)
     loaded = load_dino(write_torch_file(tmp_path / "teacher.pth", published))
     _same(loaded.weights, weights)
+
+
+def test_a_blueprint_without_random_numbers_is_the_same_blueprint():
+    """`ShapeRngs` is what loading uses, because tracing `nnx.Rngs` takes ten times as long."""
+    size = from_hf_config(DINO_CONFIGS["swiglu"])
+    fast, usual = (blueprint(lambda r=r: size.build(rngs=r())) for r in (ShapeRngs, _zero_rngs))
+    assert fast.shapes == usual.shapes
+    assert fast.graphdef == usual.graphdef
+
+
+def _zero_rngs() -> nnx.Rngs:
+    return nnx.Rngs(0)
 
 
 # What goes wrong
