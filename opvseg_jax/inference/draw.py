@@ -34,7 +34,7 @@ def overlay(
         raise UserError(f"expected 1 <= min_side <= max_side, got {min_side} and {max_side}")
     found = legend.groups(object_map, part_map, vocabulary)
     size = shown_size(image.shape[:2], min_side, max_side)
-    photo = Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)
+    photo = Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS, reducing_gap=3)
     width = line_width(size)
     radius = max(1.0, 0.6 * width)
     objects, _ = smooth_labels(object_map, size, radius)
@@ -62,25 +62,30 @@ def line_width(size: tuple[int, int]) -> float:
 def smooth_labels(labels: np.ndarray, size: tuple[int, int], radius: float):
     """labels int [H, W] -> labels [h, w], and how many pixels each is away from another label.
 
-    Every label's mask is resized and blurred by `radius`; the strongest wins. So enlarged borders
-    are curves, not steps, and the lead of the winner measures the distance from the border.
+    Every label's mask is blurred and the strongest wins, so that enlarged borders are curves, not
+    steps; the lead of the winner measures the distance from the border.
     """
-    if size[0] * size[1] < labels.size:
-        labels = _nearest(labels, size)
-    best = np.full(size, -1, np.int16)
-    second = np.full(size, -1, np.int16)
+    radius = max(radius, 0.6 * size[0] / labels.shape[0])
+    labels = _nearest(labels, size)
+    best, second = np.zeros(size, np.int16), np.zeros(size, np.int16)
     result = np.full(size, -1, labels.dtype)
     for label in np.unique(labels):
-        mask = Image.fromarray((labels == label).astype(np.uint8) * 255)
-        if mask.size != size[::-1]:
-            mask = mask.resize(size[::-1], Image.Resampling.BICUBIC)
-        votes = np.asarray(mask.filter(ImageFilter.GaussianBlur(radius)), np.int16)
-        wins = votes > best
-        second = np.where(wins, best, np.maximum(second, votes))
-        best = np.where(wins, votes, best)
-        result[wins] = label
-    lead = (best - np.maximum(second, 0)).astype(np.float32) / 255
+        mask = labels == label
+        cut = _around(mask, math.ceil(3 * radius))
+        votes = (255 * _blurred(mask[cut], radius)).astype(np.int16)
+        wins = votes > best[cut]
+        second[cut] = np.where(wins, best[cut], np.maximum(second[cut], votes))
+        best[cut] = np.where(wins, votes, best[cut])
+        result[cut][wins] = label
+    lead = (best - second).astype(np.float32) / 255
     return result, lead * radius / 0.8  # the slope of a blurred edge at its middle
+
+
+def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The rectangle around a mask that is not empty, a margin wider on all sides."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    return np.s_[top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
 
 
 def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -93,15 +98,11 @@ def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _fill(photo: np.ndarray, objects: np.ndarray, parts: np.ndarray, found) -> np.ndarray:
     """photo [h, w, 3] float -> the same with the background dimmed, objects and parts tinted."""
-    count = max([-1, int(objects.max()), *(g.index for g in found)]) + 2
-    tint, alpha = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
-    for group in found:
-        tint[group.index], alpha[group.index] = group.colour, OBJECT_ALPHA
-    colour, share = tint[objects], alpha[objects]  # -1 reads the last row, which is "nothing"
-    for group in found:
-        for part in group.parts:
-            colour[parts == part.index] = part.colour
-            share[parts == part.index] = PART_ALPHA
+    colour, share = _tints(objects, {g.index: g.colour for g in found}, OBJECT_ALPHA)
+    shades = {part.index: part.colour for group in found for part in group.parts}
+    shade, part_share = _tints(parts, shades, PART_ALPHA)
+    colour = np.where(part_share[..., None] > 0, shade, colour)
+    share = np.where(part_share > 0, part_share, share)
     if found:
         is_empty = share == 0
         grey = photo[is_empty] @ np.float32([0.299, 0.587, 0.114])
@@ -111,18 +112,24 @@ def _fill(photo: np.ndarray, objects: np.ndarray, parts: np.ndarray, found) -> n
     return photo + share[..., None] * (colour - photo)
 
 
+def _tints(labels: np.ndarray, colours: dict[int, palette.Colour], alpha: float):
+    """labels [h, w] -> colours [h, w, 3] and shares [h, w]; what has no colour has share 0."""
+    table = np.zeros((max([int(labels.max()), *colours], default=-1) + 2, 4), np.float32)
+    for label, colour in colours.items():
+        table[label] = (*colour, alpha)
+    tints = table[labels]  # -1 reads the last row, which is empty
+    return tints[..., :3], tints[..., 3]
+
+
 def _outline(picture: np.ndarray, mask: np.ndarray, colour: palette.Colour, width: float) -> None:
     """Draws, in place, a line of the colour inside the mask's border and a pale one outside.
 
     A blurred mask measures the distance from a border: at `width` inside it, blurring by `width`
     leaves 0.84.
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
+    if not mask.any():
         return
-    margin = math.ceil(3 * width)
-    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
-    cut = np.s_[top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
+    cut = _around(mask, math.ceil(3 * width))
     depth = (_blurred(mask[cut], width) - 0.5) * width / 0.36  # pixels inside, roughly
     inside, outside = np.clip(depth + 0.5, 0, 1), np.clip(0.5 - depth, 0, 1)
     line = inside * np.clip(width - depth + 0.5, 0, 1)

@@ -13,6 +13,7 @@ from opvseg_jax.vocabulary import Vocabulary
 PAPER, INK, PALE = (255, 255, 255), (28, 30, 34), (122, 127, 135)
 MIN_FONT, MAX_FONT = 13, 44
 LINE, GAP = 1.62, 0.3  # line height over font size; gap above an object over line height
+SPACED = 12  # so many objects are set apart by gaps; more need the room
 
 # Looked for by name, for letters that Pillow's own font lacks; the first that has them is taken.
 WIDER_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "segoeui.ttf")
@@ -75,7 +76,7 @@ def panel(found: list[Group], height: int, max_width: int) -> Image.Image:
     share_width = max((_width(text, size) for text in named), default=0) + size
     widest = max(_indent(level, size) + _width(name, size) for level, _, name in rows)
     width = min(max_width, round(pad + widest + share_width + pad))
-    gap = round(GAP * line)
+    gap = round(GAP * line) if len(found) <= SPACED else 0
     gaps = [gap * sum(level == 0 for level, *_ in rows[1 : i + 1]) for i in range(len(rows))]
     sheet = Image.new("RGB", (width, max(height, line * len(rows) + gaps[-1] + 2 * pad)), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -152,7 +153,7 @@ def _fitted(found: list[Group], height: int) -> tuple[int, list, int]:
     """Font size, rows (level, entry, name), and how many classes there is no room for."""
     wanted = sum(1 + len(group.parts) for group in found)
     size = min(MAX_FONT, max(MIN_FONT, round(height / 26)))
-    gaps = GAP * min(len(found), 12)
+    gaps = GAP * len(found) if len(found) <= SPACED else 0
     size = max(MIN_FONT, min(size, int(height / (LINE * (wanted + gaps) + 1.8))))
     room = max(8, int((height / size - 1.8) / LINE - gaps))
     if wanted > room:
@@ -163,9 +164,15 @@ def _fitted(found: list[Group], height: int) -> tuple[int, list, int]:
     kept = {index for _, index in parts[: max(0, room - len(shown))]}
     rows = []
     for group in shown:
-        rows.append((0, group, group.name))
-        rows += [(1, part, part.name) for part in group.parts if part.index in kept]
+        rows.append((0, group, _readable(group)))
+        rows += [(1, part, _readable(part)) for part in group.parts if part.index in kept]
     return size, rows, wanted - len(rows)
+
+
+def _readable(entry: Entry) -> str:
+    """The name, or the value in the label map where no font here has a letter of the name."""
+    _, text = font_for(entry.name, MIN_FONT)
+    return entry.name if text.strip("? ") else f"label {entry.index + 1}"
 
 
 def _indent(level: int, size: int) -> int:

@@ -68,11 +68,6 @@ def to_hex(colour: Colour) -> str:
     return "#" + bytes(colour).hex()
 
 
-def luminance(colour: Colour) -> float:
-    """0 for black, 1 for white: whether dark or light letters are read on it."""
-    return float(_linear(colour) @ (0.2126, 0.7152, 0.0722))
-
-
 def _linear(colour: Colour) -> np.ndarray:
     values = np.asarray(colour) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
