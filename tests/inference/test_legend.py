@@ -97,9 +97,9 @@ def test_letters_that_no_font_has_become_a_label(monkeypatch):
     words = Vocabulary.of({"dog": [], "犬": ["頭"], "café": []})
     lines, _ = texts(monkeypatch, stripes(words, 3), 480)
     names = [line for line in lines if "%" not in line]
-    assert names == ["dog", "label 2", "label 1", "café"] or names[-1] == "cafe"
-    assert "label 2" in names  # the value in the object map
-    assert "label 1" in names  # and in the part map
+    # 2 is the value in the object map, 1 in the part map; Pillow's font may grow accents one day.
+    assert names[:3] == ["dog", "label 2", "label 1"]
+    assert names[3] in ("café", "cafe")
 
 
 def test_shares_in_words():
