@@ -19,7 +19,7 @@ lint: .venv/ready
 .venv/ready: pyproject.toml setup.py requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --editable '.[dev,data]'
 	@touch .venv/ready
 
 clean:
