@@ -1,4 +1,4 @@
-"""What the aggregators' cases have in common: sizes from configurations, and PyTorch's axis order."""
+"""What the aggregators' cases share: sizes from configurations, PyTorch's order of axes."""
 
 import jax.numpy as jnp
 

@@ -4,6 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from opvseg_jax.aggregation.blocks import Classes, Mode
+from opvseg_jax.aggregation.decoder import Decoder
+from opvseg_jax.aggregation.head import CostHead
+from opvseg_jax.aggregation.run import run_blocks
+from opvseg_jax.core.weights import blueprint
+from opvseg_jax.methods.catseg import port
+from opvseg_jax.port.rules import convert
 from parity.aggregation_cases import (
     head_size,
     layer_size,
@@ -16,14 +24,6 @@ from parity.aggregation_cases import (
     volume,
 )
 from parity.harness import Case, register
-
-from opvseg_jax.aggregation.blocks import Classes, Mode
-from opvseg_jax.aggregation.decoder import Decoder
-from opvseg_jax.aggregation.head import CostHead
-from opvseg_jax.aggregation.run import run_blocks
-from opvseg_jax.core.weights import blueprint
-from opvseg_jax.methods.catseg import port
-from opvseg_jax.port.rules import convert
 
 
 def suffixes(case: Case, prefix: str) -> dict[str, tuple[int, tuple[int, int]]]:
@@ -146,8 +146,7 @@ def run_head(case: Case, size, rules) -> tuple[dict, dict]:
     leaves = convert(rules, case.below("w."), plan.shapes)
     pyramid = [maps(case.tensors[f"in.appearance_guidance_{level}"]) for level in range(3)]
     mode = Mode(pair(case.config["pooling_size"]))
-    text = case.tensors["in.text_feats"]
-    assert (text == text[:1]).all(), "the classes of a batch are the same for every image"
+    text = jnp.asarray(case.tensors["in.text_feats"])
 
     @jax.jit
     def run(leaves, features, text, pyramid):
@@ -156,8 +155,8 @@ def run_head(case: Case, size, rules) -> tuple[dict, dict]:
         return logits, taps
 
     features = maps(case.tensors["in.img_feats"])
-    logits, taps = run(leaves, features, jnp.asarray(text[0]), pyramid)
-    costs = taps.get("all_costs", taps["costs"])
+    logits, taps = run(leaves, features, text, pyramid)
+    costs = taps.get("all_costs", taps["costs"])  # before the best were chosen
     fine = taps["decoder_guidance"]
     out = {
         "out.logits": logits,
