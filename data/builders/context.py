@@ -12,9 +12,8 @@ from opvseg_jax.data.builders.benchmark import (
 )
 from opvseg_jax.data.builders.labels import lookup_table, read_image, translate
 from opvseg_jax.data.builders.listing import annotations_by_image, read_json, read_names
-from opvseg_jax.data.builders.paint import decoded, raw_ids
+from opvseg_jax.data.builders.paint import decoded, stored_ids
 
-from opvseg_jax import published_lists
 from opvseg_jax.core.errors import UserError
 
 VOC2010 = "VOCtrainval_03-May-2010.tar (host.robots.ox.ac.uk/pascal/VOC/voc2010)"
@@ -57,11 +56,9 @@ def read_json_item(item: Item, labels: Labels) -> Sample:
     raw = np.zeros(item.facts["size"], np.int32)
     for entry, mask in decoded(item.facts["annotations"], raw.shape):
         raw[mask] = entry["category_id"]
-    names = {name: i for i, name in enumerate(labels.vocabulary.objects)}
-    listed = published_lists.facts("context59")["objects"]
-    pairs = {entry["raw"]: names[entry["name"]] for entry in listed}
-    other = names.get("background", labels.ignore)
-    table = lookup_table(pairs, ignore=other)
+    background = labels.vocabulary.background_object
+    other = labels.ignore if background is None else background
+    table = lookup_table(labels.raw, ignore=other)
     return Sample(read_image(item.image), translate(raw, table, labels.dtype))
 
 
@@ -76,7 +73,9 @@ def named_items(paths, split: str) -> list[Item]:
 
 
 def read_60(item: Item, labels: Labels) -> Sample:
-    return Sample(read_image(item.image), raw_ids(item.facts["objects"], labels, ignored=(255,)))
+    return Sample(
+        read_image(item.image), stored_ids(item.facts["objects"], labels, labels.num_objects)
+    )
 
 
 def read_459(item: Item, labels: Labels) -> Sample:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from opvseg_jax.data.builders.benchmark import (
@@ -124,6 +124,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(VERSION)
     name = "benchmark"
+    url_infos: ClassVar[dict] = {}  # nothing is downloaded, so there are no checksums to look for
 
     def __init__(
         self,
