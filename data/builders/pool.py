@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,8 +35,17 @@ def run(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> It
                 future.cancel()
 
 
+def available_cores() -> int:
+    """Those that this process may use: containers and job schedulers grant fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _die_with_parent() -> None:
-    """A killed parent cannot tell its workers; without this they would wait for jobs for ever."""
+    """A killed parent cannot tell its workers; without this they would wait for jobs for ever.
+
+    Ctrl-C reaches them too, but it is the parent that stops: they finish what they are writing.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

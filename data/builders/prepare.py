@@ -94,7 +94,7 @@ def prepare(
     folder = folder_of(benchmark.name, out)
     if folder.is_dir():
         return Prepared(folder, _metadata_for(folder, splits), was_ready=True)
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = pool.available_cores() if workers is None else workers
     unpacked = folder.with_name("unpacked.partial")
     partial = folder.with_name(folder.name + ".partial")
     with _only_one(folder.parent):

@@ -96,7 +96,8 @@ class Writer:
 
     def add(self, values: Mapping[str, Any]) -> int:
         """Returns the number of bytes."""
-        data = self.serializer.serialize_example(self.features.encode_example(values))
+        message = self.serializer.get_tf_example(self.features.encode_example(values))
+        data = message.SerializeToString(deterministic=True)  # the order of features is free
         self.file.write(data)
         return len(data)
 

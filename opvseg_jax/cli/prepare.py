@@ -115,10 +115,10 @@ def _prepare(name: str, args: argparse.Namespace) -> None:
 
 def _verify(name: str, folder: Path, workers: int | None) -> int:
     from opvseg_jax.core.files import write_whole
-    from opvseg_jax.data.builders import registry
+    from opvseg_jax.data.builders import pool, registry
     from opvseg_jax.data.builders.verify import class_table, verify
 
-    findings = verify(name, folder, workers or 0)
+    findings = verify(name, folder, pool.available_cores() if workers is None else workers)
     for line in findings.lines:
         print(line)
     path = folder.parent / "classes.tsv"
