@@ -17,17 +17,26 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool =
 
     Logits and softmax are float32 whatever comes in.
     """
-    return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
+    # XLA:CPU multiplies fastest with the heads in front: 16 against 26 ms of processor time for
+    # the 577 tokens of ViT-B at 384 pixels (2-core x86 CPU, 2026-11-21).
+    return apply_map(attention_map(query, key, causal=causal), value)
 
 
 def attention_map(query: jax.Array, key: jax.Array, *, causal: bool = False) -> jax.Array:
     """softmax(q k^T / sqrt(D)) on query [B, M, K, D], key [B, N, K, D] -> [B, K, M, N] float32."""
-    scaled = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum("bmkd,bnkd->bkmn", scaled, key, preferred_element_type=jnp.float32)
+    query, key = query.swapaxes(1, 2), key.swapaxes(1, 2)
+    logits = jnp.einsum("bkmd,bknd->bkmn", query, key, preferred_element_type=jnp.float32)
+    logits = logits * query.shape[-1] ** -0.5
     if causal:
-        seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))
-        logits = jnp.where(seen, logits, -jnp.inf)
+        logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)
     return jax.nn.softmax(logits, axis=-1)
+
+
+def apply_map(weights: jax.Array, value: jax.Array) -> jax.Array:
+    """weights [B, K, M, N] times value [B, N, K, D] -> [B, M, K, D]."""
+    return jnp.matmul(weights.astype(value.dtype), value.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 class Attention(nnx.Module):
@@ -59,8 +68,7 @@ class Attention(nnx.Module):
         """x [B, N, C] -> the output [B, N, C] and the attention map [B, K, N, N] in float32."""
         dims(x, "B N C", C=self.width)
         weights = attention_map(self._heads(self.query(x)), self._heads(self.key(x)), causal=causal)
-        value = self._heads(self.value(x))
-        mixed = jnp.einsum("bkmn,bnkd->bmkd", weights.astype(value.dtype), value)
+        mixed = apply_map(weights, self._heads(self.value(x)))
         return self.out(mixed.reshape(x.shape)), weights
 
     def _heads(self, x: jax.Array) -> jax.Array:
