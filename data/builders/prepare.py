@@ -102,7 +102,8 @@ def prepare(
         layout = benchmark.layouts[found.layout_index]
         items = {split: _items(layout, paths, split) for split, paths in found.paths.items()}
         has_instances = _has_instances(layout, found)
-        _start(partial, benchmark, found, items)
+        with _full_disk_is_said(partial / "plan"):
+            _start(partial, benchmark, found, items)
         jobs = _jobs(benchmark, found, has_instances, items, partial)
         facts = _run(jobs, workers, max_skipped, on_progress)
         metadata = _metadata(benchmark, layout, items, facts)
@@ -228,9 +229,13 @@ def _check_space(jobs: list[Job]) -> None:
     free = shutil.disk_usage(jobs[0].path.parent).free
     if needed > free:
         raise UserError(
-            f"about {needed / 1e9:.1f} GB are needed in {jobs[0].path.parent.parent}, "
-            f"{free / 1e9:.1f} GB are free: make room or give another --out"
+            f"about {_amount(needed)} are needed in {jobs[0].path.parent.parent}, "
+            f"{_amount(free)} are free: make room or give another --out"
         )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _check_skipped(facts, total: int, share: float) -> None:

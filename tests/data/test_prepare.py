@@ -193,7 +193,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(ade, tmp_path):
 def test_too_little_space_is_said_before_anything_is_read(ade, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="GB are needed"):
+    with pytest.raises(UserError, match=r"MB are needed.*MB are free"):
         prepare("ade150", ade, tmp_path / "out", workers=0)
 
 
