@@ -1,4 +1,4 @@
-"""CAT-Seg: one layer, the decoder, the whole aggregator."""
+"""CAT-Seg: one layer, the decoder, the whole aggregator, both ways to predict, a training step."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,10 @@ from opvseg_jax.aggregation.decoder import Decoder
 from opvseg_jax.aggregation.head import CostHead
 from opvseg_jax.aggregation.run import run_blocks
 from opvseg_jax.core.weights import blueprint
+from opvseg_jax.encoders.sizes import ClipSize, Tower
 from opvseg_jax.methods.catseg import port
+from opvseg_jax.methods.catseg.model import CatSeg
+from opvseg_jax.methods.catseg.sizes import LEARNING_RATES, CatSegSize
 from opvseg_jax.port.rules import convert
 from parity.aggregation_cases import (
     head_size,
@@ -24,6 +27,7 @@ from parity.aggregation_cases import (
     volume,
 )
 from parity.harness import Case, register
+from parity.semantic_models import run_full, run_train_step, size_with
 
 
 def suffixes(case: Case, prefix: str) -> dict[str, tuple[int, tuple[int, int]]]:
@@ -170,3 +174,46 @@ def run_head(case: Case, size, rules) -> tuple[dict, dict]:
     if "kept" in taps:
         out["mid.kept_classes_sorted"] = np.sort(taps["kept"]).astype(np.int32)
     return out, taps
+
+
+def model_size(case: Case, weights: dict) -> CatSegSize:
+    """Of a case with a whole model."""
+    c, prefix = case.config["clip"], "sem_seg_head.predictor.clip_model."
+
+    def tower(name: str, width: int, layers: int, heads: int) -> Tower:
+        bias = weights[f"{prefix}{name}transformer.resblocks.0.mlp.c_fc.bias"]
+        return Tower(width, layers, heads, bias.shape[0])
+
+    clip = ClipSize(
+        image_size=c["res"],
+        patch_size=c["patch"],
+        vision=tower("visual.", c["width"], c["layers"], c["heads"]),
+        text=tower("", c["tw"], c["tl"], c["th"]),
+        embed_dim=c["embed"],
+        vocab_size=weights[f"{prefix}token_embedding.weight"].shape[0],
+        context=weights[f"{prefix}positional_embedding"].shape[0],
+    )
+    return size_with(case, clip)
+
+
+@register("catseg", "full")
+def full(case: Case) -> dict:
+    weights = case.below("w.")
+    size = model_size(case, weights)
+    out, taps, shown = run_full(case, lambda: CatSeg(size, rngs=nnx.Rngs(0)), port.RULES, weights)
+    out["mid.clip_input_every8"] = to_maps(taps["views"][:, ::8, ::8])
+    out["mid.clip_dense"] = shown(taps["dense_tokens"])
+    for name, value in zip(("res4", "res5"), taps["upsampled"], strict=True):
+        channels = case.tensors[f"mid.{name}_first_channels"].shape[1]
+        out[f"mid.{name}_first_channels"] = shown(to_maps(value[..., :channels]))
+    return out
+
+
+@register("catseg", "train_step")
+def train_step(case: Case) -> dict:
+    weights = case.below("w.")
+    size = model_size(case, weights)
+    step = run_train_step(
+        case, lambda: CatSeg(size, rngs=nnx.Rngs(0)), port.RULES, LEARNING_RATES, weights
+    )
+    return step.out | {"out.loss_sem_seg": step.losses["segmentation"]}

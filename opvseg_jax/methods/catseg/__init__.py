@@ -1,0 +1,1 @@
+"""CAT-Seg: cost aggregation for open-vocabulary semantic segmentation (CVPR 2024)."""
