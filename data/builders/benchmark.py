@@ -31,6 +31,7 @@ class Need(NamedTuple):
     size: str = "size not known"
     optional: bool = False
     only: tuple[str, ...] = ()  # our names of the splits that want it; none means all
+    suffix: str = ""  # a folder without any such file is not meant
 
     def paths_of(self, ours: str, theirs: str) -> tuple[str, ...]:
         """The candidates for a split that we and the layout call by these names."""

@@ -43,7 +43,7 @@ def read_stuff(item: Item, labels: Labels) -> Sample:
 
 def converted_items(paths, split: str) -> list[Item]:
     """CLIPer's masks may carry the ending of the converter that wrote them."""
-    images = files_of(paths["images"])
+    images = files_of(paths["images"], (".jpg",))
     masks = files_of(paths["objects"], (".png",))
     masks |= files_of(paths["objects"], (".png",), ending="_labelTrainIds")
     return [Item(key, images[key], {"objects": masks[key]}) for key in images if key in masks]
@@ -99,7 +99,10 @@ def _item(paths, photos, key: str, facts) -> Item:
     return Item(key, photos.get(key, paths["images"] / f"{key}.jpg"), facts)
 
 
-STUFF_IMAGES = Need(("images/{split}", "{split}"), PHOTOS_2017, "18 GB and 1 GB")
+# Both archives have the folders train2017 and val2017: the endings tell photos from masks.
+STUFF_IMAGES = Need(
+    ("images/{split}", "{split}"), PHOTOS_2017, "18 GB for train, 1 GB for val", suffix=".jpg"
+)
 RAW_STUFF = Layout(
     title="stuffthingmaps",
     inside=("coco", "coco-stuff", "coco_stuff164k"),
@@ -110,12 +113,14 @@ RAW_STUFF = Layout(
                 "annotations/{split}",
                 "stuffthingmaps/{split}",
                 "stuffthingmaps_trainval2017/{split}",
+                "{split}",
             ),
             STUFF,
             "659 MB",
+            suffix=".png",
         ),
     },
-    items=lambda paths, split: pair(paths, ("objects",)),
+    items=lambda paths, split: pair(paths, ("objects",), photos=(".jpg",)),
     read=read_stuff,
     splits={"train": "train2017", "val": "val2017"},
 )

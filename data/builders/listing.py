@@ -29,12 +29,17 @@ def files_of(
     }
 
 
-def pair(paths: Mapping[str, Path], roles: Sequence[str], also: Sequence[str] = ()) -> list[Item]:
+def pair(
+    paths: Mapping[str, Path],
+    roles: Sequence[str],
+    also: Sequence[str] = (),
+    photos: Sequence[str] = PHOTOS,
+) -> list[Item]:
     """The images that have a file of the same name in the folder of every role.
 
     As in the published loaders, an image without a label map leaves the split; it is said aloud.
     """
-    images = files_of(paths["images"])
+    images = files_of(paths["images"], photos)
     maps = {role: files_of(paths[role], LABELS) for role in (*roles, *also) if role in paths}
     keys = [key for key in images if all(key in maps[role] for role in roles)]
     if lonely := len(images) - len(keys):

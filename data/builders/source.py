@@ -80,7 +80,7 @@ def _search(index: int, layout: Layout, roots, splits) -> _Search | None:
             if need.only and ours not in need.only:
                 continue
             candidates = [place / path for path in need.paths_of(ours, theirs) for place in places]
-            if path := next((path for path in candidates if _is_there(path)), None):
+            if path := next((p for p in candidates if _is_there(p, need.suffix)), None):
                 paths[role] = path
             elif not need.optional:
                 search.missing.append((need, ours, theirs))
@@ -88,10 +88,11 @@ def _search(index: int, layout: Layout, roots, splits) -> _Search | None:
     return search
 
 
-def _is_there(path: Path) -> bool:
+def _is_there(path: Path, suffix: str) -> bool:
     """An empty folder or file is as good as none."""
     if path.is_dir():
-        return any(not entry.name.startswith(".") for entry in path.iterdir())
+        names = (entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        return any(name.endswith(suffix) for name in names)
     return path.is_file() and path.stat().st_size > 0
 
 

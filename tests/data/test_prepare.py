@@ -354,6 +354,29 @@ def test_several_archives_are_laid_over_each_other(tmp_path):
     assert prepared.num_images == {split: len(own) for split, own in truths.items()}
 
 
+@pytest.mark.parametrize("is_unpacked", [False, True])
+def test_coco_archives_share_folder_names(is_unpacked, tmp_path):
+    """train2017.zip and the masks' archive both hold train2017/, also when laid into one folder."""
+    truths = originals.write_all("coco_stuff_171:raw", tmp_path / "in")
+    source = tmp_path / "downloads"
+    source.mkdir()
+    for archive, kind, folders in (
+        ("train2017.zip", "images", ["train2017"]),
+        ("val2017.zip", "images", ["val2017"]),
+        ("stuffthingmaps_trainval2017.zip", "annotations", ["train2017", "val2017"]),
+    ):
+        with zipfile.ZipFile(source / archive, "w") as file:
+            for folder in folders:
+                for path in (tmp_path / "in/coco" / kind / folder).iterdir():
+                    file.write(path, f"{folder}/{path.name}")
+        if is_unpacked:
+            with zipfile.ZipFile(source / archive) as file:
+                file.extractall(source)
+    prepared = prepare("coco_stuff_171", source, tmp_path / "out", workers=0)
+    for split, own in truths.items():
+        assert [record["key"].decode() for record in stored(prepared.folder, split)] == list(own)
+
+
 def test_a_damaged_archive_is_one_sentence(tmp_path):
     (tmp_path / "ADEChallengeData2016.zip").write_bytes(b"PK\3\4 cut off")
     with pytest.raises(UserError, match="damaged"):
