@@ -17,27 +17,19 @@ from opvseg_jax.core.layers import gelu
 from opvseg_jax.core.shapes import dims
 
 
-class Expert(nnx.Module):
-    """1x1 convolution, batch norm, GELU, grouped 3x3 convolution, GELU: [2C] -> [C] channels."""
+class PairConv(nnx.Module):
+    """A 3x3 convolution whose output channel c sees the input channels 2c and 2c + 1.
 
-    def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
-        self.expand = Dense(2 * width, 2 * width, dtype=dtype, rngs=rngs)
-        self.norm = BatchNorm(2 * width)
+    As eighteen products of shifted maps, which fuse into one loop; a convolution with C groups of
+    two is among the slowest things that can be asked of a convolution library.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(spread(rngs.params(), (3, 3, 2, width), 18))
         self.bias = nnx.Param(spread(rngs.params(), (width,), 18))
-        self.width = width
 
-    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """x [B, T, H, W, 2C] -> [B, T, H, W, C]."""
-        x = gelu(self.norm(self.expand(x), train=train, mask=mask))
-        return gelu(self._pairs(x))
-
-    def _pairs(self, x: jax.Array) -> jax.Array:
-        """The grouped convolution: output channel c sees the input channels 2c and 2c + 1.
-
-        As eighteen products of shifted maps, which fuse into one loop; a convolution with C groups
-        of two is among the slowest things that can be asked of a convolution library.
-        """
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., H, W, 2C] -> [..., H, W, C]."""
         *lead, height, width, _ = x.shape
         x = jnp.pad(x, [(0, 0)] * len(lead) + [(1, 1), (1, 1), (0, 0)])
         kernel = self.kernel[...].astype(x.dtype)
@@ -49,6 +41,19 @@ class Expert(nnx.Module):
                     moved = half[..., dy : dy + height, dx : dx + width, :]
                     total = total + moved * kernel[dy, dx, member]
         return total
+
+
+class Expert(nnx.Module):
+    """1x1 convolution, batch norm, GELU, grouped 3x3 convolution, GELU: [2C] -> [C] channels."""
+
+    def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
+        self.expand = Dense(2 * width, 2 * width, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(2 * width)
+        self.conv = PairConv(width, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """x [B, T, H, W, 2C] -> [B, T, H, W, C]."""
+        return gelu(self.conv(gelu(self.norm(self.expand(x), train=train, mask=mask))))
 
 
 class ExpertFusion(nnx.Module):

@@ -6,6 +6,7 @@ Source: cvlab-kaist/CAT-Seg at commit 6d3a188.
 import dataclasses
 
 from opvseg_jax.aggregation.head import HeadSize
+from opvseg_jax.encoders.eva_clip import EvaClipSize
 from opvseg_jax.encoders.sizes import CLIP, ClipSize
 
 
@@ -26,7 +27,7 @@ class CatSegSize:
     `pooling` of the class layer while training is published as 2x2, and as none for inference.
     """
 
-    clip: ClipSize
+    clip: ClipSize | EvaClipSize
     head: HeadSize
     image_size: int
     hooks: tuple[int, int]
@@ -36,7 +37,9 @@ class CatSegSize:
     template: str = "A photo of a {} in the scene"
 
 
-def published(clip: ClipSize, image_size: int, hooks: tuple[int, int], **head) -> CatSegSize:
+def published(
+    clip: ClipSize | EvaClipSize, image_size: int, hooks: tuple[int, int], **head
+) -> CatSegSize:
     """A published variant on this CLIP."""
     size = HeadSize(embed_dim=clip.embed_dim, appearance_in=clip.embed_dim, **head)
     return CatSegSize(clip, size, image_size, hooks)

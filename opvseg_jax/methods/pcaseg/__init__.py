@@ -1,0 +1,1 @@
+"""PCA-Seg: parallel cost aggregation, a descendant of CAT-Seg."""
