@@ -11,7 +11,7 @@ from opvseg_jax.text.features import TextFeatures
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Scores of one batch at the method's own resolution. The last channel is the background.
+    """Probabilities of one batch at the method's own resolution; the last channel is "none".
 
     objects [B, H, W, O + 1] and parts [B, H, W, T + 1]; either may be absent.
     """

@@ -1,0 +1,97 @@
+"""The models that have a name: `models.json`, read without loading anything else."""
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from opvseg_jax.core.assets import package_file
+from opvseg_jax.core.errors import UserError
+
+# What photos are full of besides what one asks for.
+BACKGROUND = (
+    "sky",
+    "cloud",
+    "grass",
+    "tree",
+    "bush",
+    "ground",
+    "road",
+    "sand",
+    "rock",
+    "mountain",
+    "water",
+    "snow",
+    "wall",
+    "floor",
+    "ceiling",
+    "window",
+    "curtain",
+    "building",
+    "fence",
+    "shadow",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A named model. `clip` and `dino` are shipped folders or HuggingFace repositories."""
+
+    name: str
+    method: str
+    clip: str
+    canvases: tuple[tuple[int, int], ...] | None = None  # (height, width), None: from the encoder
+    dino: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the method
+    templates: str | tuple[str, ...] = "zeroshot"
+    part_templates: str | tuple[str, ...] = "zeroshot_parts"
+    part_style: str | None = None
+    background: tuple[str, ...] = BACKGROUND
+    about: str = ""
+    licence: str = ""
+    source: str = ""
+    megabytes: int = 0
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(ref for ref in (self.clip, self.dino) if ref)
+
+    @property
+    def is_shipped(self) -> bool:
+        return all(shipped(ref) for ref in self.encoders)
+
+
+def shipped(ref: str) -> Path | None:
+    """The folder of an encoder that comes with the package, None for any other reference."""
+    return package_file("hub", ref) if ref in ("tiny_clip", "tiny_dino") else None
+
+
+@functools.cache
+def presets() -> dict[str, Preset]:
+    """All of them by name, in the order of the file."""
+    entries = json.loads(package_file("hub", "models.json").read_text(encoding="utf-8"))
+    return {name: _preset(name, entry) for name, entry in entries.items()}
+
+
+def preset(name: str) -> Preset:
+    """The preset of this name."""
+    known = presets()
+    if name not in known:
+        raise UserError(f"unknown model {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The second half of a sentence that helps whoever mistyped a name."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+def _preset(name: str, entry: dict[str, Any]) -> Preset:
+    canvases = tuple(tuple(canvas) for canvas in entry.pop("canvases"))
+    background = tuple(entry.pop("background", BACKGROUND))
+    return Preset(name=name, canvases=canvases, background=background, **entry)
