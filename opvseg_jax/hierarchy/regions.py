@@ -1,7 +1,7 @@
 """Regions: the largest objects are cropped in one gather and pasted back in one gather.
 
 Shapes: B images, S object slots, O objects, H W the canvas, h w one crop, C channels.
-A box is (top, left, bottom, right) in pixels of the canvas, as edges: a whole image is (0, 0, H, W).
+A box is (top, left, bottom, right) in pixels of the canvas, as edges: the whole is (0, 0, H, W).
 A slot without an object has `present` false; its box is the whole canvas, so that it is never NaN.
 """
 
@@ -45,6 +45,14 @@ def largest_regions(
     return Regions(objects, present, bounding_boxes(owned), slots)
 
 
+def count_dropped(labels: jax.Array, num_objects: int, regions: Regions) -> jax.Array:
+    """How many objects of `labels` [B, H, W] found no slot, for want of slots or of area: [B]."""
+    found = jax.vmap(lambda x: jnp.bincount(x.ravel(), length=num_objects + 1))
+    valid = (labels >= 0) & (labels < num_objects)
+    areas = found(jnp.where(valid, labels, num_objects))[:, :num_objects]
+    return (areas > 0).sum(axis=1) - regions.present.sum(axis=1)
+
+
 def bounding_boxes(masks: jax.Array) -> jax.Array:
     """masks [B, S, H, W] bool -> boxes [B, S, 4]; the whole canvas for an empty mask."""
     _, _, height, width = dims(masks, "B S H W")
@@ -84,6 +92,45 @@ def crop(images: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Arra
         return _bilinear(image, rows[:, :, None], columns[:, None, :])
 
     return jax.vmap(one)(images, rows, columns)
+
+
+def crop_objects(images: jax.Array, regions: Regions, size: tuple[int, int]) -> jax.Array:
+    """The objects cut out along their outlines: images [B, H, W, C] -> [B, S, h, w, C].
+
+    Everything else in a box is 0. Unlike `crop`, this reads nothing beyond the box: its border is
+    repeated. Bilinear, without antialiasing; a slot without an object is all 0.
+    """
+    b, height, width, _ = dims(images, "B H W C")
+    _, s = dims(regions.present, "B S", B=b)
+    dims(regions.slots, "B H W", B=b, H=height, W=width)
+
+    def one(image, slots, slot, box):  # [H, W, C], [H, W], [], [4]
+        y0, y1, dy = _taps(box[0], box[2], size[0])
+        x0, x1, dx = _taps(box[1], box[3], size[1])
+
+        def at(y, x):
+            own = slots[y[:, None], x] == slot
+            return jnp.where(own[..., None], image[y[:, None], x], 0).astype(jnp.float32)
+
+        dy, dx = dy[:, None, None], dx[:, None]
+        upper = at(y0, x0) * (1 - dx) + at(y0, x1) * dx
+        lower = at(y1, x0) * (1 - dx) + at(y1, x1) * dx
+        return upper * (1 - dy) + lower * dy
+
+    each_slot = jax.vmap(one, in_axes=(None, None, 0, 0))
+    return jax.vmap(each_slot, in_axes=(0, 0, None, 0))(
+        images, regions.slots, jnp.arange(s), regions.boxes
+    )
+
+
+def _taps(start: jax.Array, end: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pixels to read, and the weight of the second, to resize [start, end) to `count` pixels."""
+    length = end - start
+    position = jnp.maximum((jnp.arange(count) + 0.5) * (length / count) - 0.5, 0)
+    first = jnp.minimum(jnp.floor(position), length - 1)
+    second = jnp.minimum(first + 1, length - 1)
+    place = (start + first).astype(jnp.int32), (start + second).astype(jnp.int32)
+    return *place, position - first
 
 
 def paste(crops: jax.Array, regions: Regions, boxes: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file
 
 HERE = Path(__file__).parent
 LINES = pytest.StashKey[dict]()  # {case: what the summary says of it}
-NETWORK, LAYER, GRADIENT_NORM = 1e-4, 1e-5, 1e-3  # of the tensor's range
+NETWORK, LAYER, GRADIENT_NORM, STEP = 1e-4, 1e-5, 1e-3, 1e-2  # of the tensor's range
 
 # The kinds that must run. Those of PLANNED are known and reported as not implemented; any other
 # kind is one that this harness does not understand, which is a failure.
@@ -32,12 +33,13 @@ CLAIMED = {
     "clip_hf": {"towers"},
     "dinov2": {"backbone"},
     "deop": {"clip_visual", "text_prompt"},
+    "hops": {"aem", "fusion_afm", "regions"},
 }
 PLANNED = {
     "cliper": "decision dino_v1 fgc fused_attention pipeline preprocess proxy_last_block sd_tiny "
     "text_classifier visual visual_slide visual_v1",
     "deop": "deop_full eval_metrics heatmap_decoder mask_proposal_stage2 stage1_prompt_learning",
-    "hops": "aem aggregator full fusion_afm metrics paper_reading regions",
+    "hops": "aggregator full metrics paper_reading",
     "langhops": "criterion e2e_eval e2e_train mllm msda object_decoder object_decoder_train_dn "
     "part_decoder part_query_init pixel_decoder pixel_decoder_fusion postprocess primitives "
     "resnet50 semseg_metric swin text",
@@ -95,8 +97,10 @@ class Program:
     layers: tuple[str, ...]  # patterns of tensors that lie one layer behind the input
 
     def tolerance(self, name: str) -> float:
-        if name.startswith("out.grad_norm."):
+        if "grad_norm." in name:
             return GRADIENT_NORM
+        if re.fullmatch(r"out\.step\d+_delta\..*", name):
+            return STEP  # Adam divides small gradients by small gradients
         return LAYER if any(fnmatchcase(name, pattern) for pattern in self.layers) else NETWORK
 
 
