@@ -27,7 +27,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool =
 def attention_map(query: jax.Array, key: jax.Array, *, causal: bool = False) -> jax.Array:
     """softmax(q k^T / sqrt(D)) on query [B, M, K, D], key [B, N, K, D] -> [B, K, M, N] float32."""
     query, key = query.swapaxes(1, 2), key.swapaxes(1, 2)
-    logits = jnp.einsum("bkmd,bknd->bkmn", query, key, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(query.dtype, jnp.float32)  # float64 stays: gradients are tested in it
+    logits = jnp.einsum("bkmd,bknd->bkmn", query, key, preferred_element_type=wide)
     logits = logits * query.shape[-1] ** -0.5
     if causal:
         logits = jnp.where(jnp.tril(jnp.ones(logits.shape[-2:], bool)), logits, -jnp.inf)

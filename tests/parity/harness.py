@@ -22,7 +22,10 @@ from safetensors.numpy import load_file
 
 HERE = Path(__file__).parent
 LINES = pytest.StashKey[dict]()  # {case: what the summary says of it}
-NETWORK, LAYER, GRADIENT_NORM, STEP = 1e-4, 1e-5, 1e-3, 1e-2  # of the tensor's range
+NETWORK, LAYER, STEP = 1e-4, 1e-5, 1e-2  # of the tensor's range
+# The recorded gradients are float32: they and their norms are up to 3e-4 away from the same program
+# in float64 (CAT-Seg's step, upstream of the normalisation of the features).
+GRADIENT = 2e-3
 
 # The kinds that must run. Those of PLANNED are known and reported as not implemented; any other
 # kind is one that this harness does not understand, which is a failure.
@@ -97,8 +100,8 @@ class Program:
     layers: tuple[str, ...]  # patterns of tensors that lie one layer behind the input
 
     def tolerance(self, name: str) -> float:
-        if "grad_norm." in name:
-            return GRADIENT_NORM
+        if "grad_norm." in name or name.startswith("out.grad."):
+            return GRADIENT
         if re.fullmatch(r"out\.step\d+_delta\..*", name):
             return STEP  # Adam divides small gradients by small gradients
         return LAYER if any(fnmatchcase(name, pattern) for pattern in self.layers) else NETWORK
@@ -157,12 +160,14 @@ def compare(case: Case, program: Program) -> tuple[str, list[str]]:
 
 def is_noise(case: Case, name: str) -> bool:
     """Whether the recorded gradient is mathematically zero, so that its value is rounding alone."""
-    return name.removeprefix("out.grad_norm.") in case.about.get("noisy_gradients", ())
+    parameter = name.removeprefix("out.grad_norm.").removeprefix("out.grad.")
+    return parameter in case.about.get("noisy_gradients", ())
 
 
 def noise(case: Case, got: np.ndarray, want: np.ndarray) -> float:
     """How far from zero either side is, against the norm of the whole gradient."""
-    return float(max(got, want) / case.tensors["out.total_grad_norm"])
+    size = max(np.linalg.norm(got), np.linalg.norm(want))
+    return float(size / case.tensors["out.total_grad_norm"])
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
