@@ -58,6 +58,14 @@ def fetch(repo_id: str, *groups: Sequence[str]) -> Path:
     return _download(repo_id, groups, by_hand)
 
 
+def on_disk(repo_id: str, *groups: Sequence[str]) -> Path | None:
+    """The folder in which the files of a repository are already, or None."""
+    for folder in (model_folder(repo_id), _cached(repo_id, groups)):
+        if folder is not None and folder.is_dir() and not absent(folder, groups):
+            return folder
+    return None
+
+
 def absent(folder: Path, groups: Sequence[Sequence[str]]) -> list[str]:
     """What a folder lacks, in words; empty when it is complete."""
     lacking = []

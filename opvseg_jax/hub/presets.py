@@ -10,7 +10,9 @@ from typing import Any
 
 from opvseg_jax.core.assets import package_file
 from opvseg_jax.core.errors import UserError
+from opvseg_jax.hub.download import CONFIG, TOKENIZER, WEIGHTS, on_disk
 
+SHIPPED = ("tiny_clip", "tiny_dino")
 # What photos are full of besides what one asks for.
 BACKGROUND = (
     "sky",
@@ -61,12 +63,12 @@ class Preset:
 
     @property
     def is_shipped(self) -> bool:
-        return all(shipped(ref) for ref in self.encoders)
+        return all(ref in SHIPPED for ref in self.encoders)
 
 
 def shipped(ref: str) -> Path | None:
     """The folder of an encoder that comes with the package, None for any other reference."""
-    return package_file("hub", ref) if ref in ("tiny_clip", "tiny_dino") else None
+    return package_file("hub", ref) if ref in SHIPPED else None
 
 
 @functools.cache
@@ -82,6 +84,12 @@ def preset(name: str) -> Preset:
     if name not in known:
         raise UserError(f"unknown model {name!r}: {nearest(name, known)}")
     return known[name]
+
+
+def is_on_disk(preset: Preset) -> bool:
+    """Whether nothing has to be fetched."""
+    wanted = {preset.clip: (CONFIG, WEIGHTS, TOKENIZER), preset.dino: (CONFIG, WEIGHTS)}
+    return all(ref in SHIPPED or on_disk(ref, *wanted[ref]) for ref in preset.encoders)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

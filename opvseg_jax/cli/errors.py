@@ -1,0 +1,80 @@
+"""How a command ends: an exit code, and at most one line for what went wrong.
+
+0 done, 1 done in part, 2 a mistake that the user can mend, 70 a defect of ours, 130 Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from opvseg_jax.core.errors import UserError
+
+PARTLY, MISTAKE, DEFECT, INTERRUPTED = 1, 2, 70, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the command."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Runs a command and turns what it raises into one line and an exit code."""
+    try:
+        return run(args) or 0
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "stopped", INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough: `opvseg models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if getattr(args, "debug", False):
+            raise
+        if isinstance(error, UserError):
+            return _say(str(error), MISTAKE)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            return _say("out of memory: use a smaller --detail or --model", MISTAKE)
+        reason = f"{type(error).__name__}: {error}"
+        return _say(f"unexpected error, --debug shows where ({reason})", DEFECT)
+
+
+class Stop:
+    """Whether Ctrl-C was pressed."""
+
+    def __init__(self):
+        self.is_wanted = False
+
+
+@contextlib.contextmanager
+def stopping(message: str) -> Iterator[Stop]:
+    """Ctrl-C asks to stop at the next good moment and says `message`; a second one stops now.
+
+    A `KeyboardInterrupt` may surface anywhere, even where Python drops it (in a finaliser).
+    """
+    stop = Stop()
+
+    def on_signal(number, frame):
+        if stop.is_wanted:
+            raise KeyboardInterrupt
+        stop.is_wanted = True
+        print(f"\nopvseg: {message}", file=sys.stderr, flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals are handled in the main thread alone
+        return
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"opvseg: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code

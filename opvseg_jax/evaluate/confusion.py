@@ -1,0 +1,66 @@
+"""Intersection over union, counted in one matrix over all images. NumPy alone.
+
+Letters: K classes; label -1 is "nothing", which is no class but counts as a wrong answer; labels
+below -1 in the truth are ignored, whatever was answered there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Scores(NamedTuple):
+    """Percent; NaN where there is no class to judge."""
+
+    all: float
+    seen: float
+    unseen: float
+    harmonic: float  # of seen and unseen
+
+
+class Confusion:
+    """Pixels by truth (rows) and answer (columns), the last of each for "nothing"."""
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+
+    def add(self, truth: np.ndarray, answer: np.ndarray) -> None:
+        """Counts the pixels of one image or of several: two int arrays of one shape."""
+        k = self.num_classes
+        if truth.shape != answer.shape:
+            raise ValueError(f"expected one shape, got {truth.shape} and {answer.shape}")
+        judged = truth >= -1
+        rows, columns = truth[judged].astype(np.int64), answer[judged].astype(np.int64)
+        for name, labels in (("truth", rows), ("answer", columns)):
+            if labels.size and not -1 <= labels.min() <= labels.max() < k:
+                raise ValueError(
+                    f"{name}: expected labels -1..{k - 1}, got {labels.min()}..{labels.max()}"
+                )
+        index = (rows % (k + 1)) * (k + 1) + columns % (k + 1)  # -1 becomes k
+        self.counts += np.bincount(index, minlength=(k + 1) ** 2).reshape(k + 1, k + 1)
+
+    def iou(self) -> np.ndarray:
+        """[K] in 0..1: a class never found is 0, a class that no truth holds is NaN."""
+        hit = np.diagonal(self.counts)[:-1]
+        truth, answer = self.counts.sum(axis=1)[:-1], self.counts.sum(axis=0)[:-1]
+        return np.where(truth > 0, hit / np.maximum(truth + answer - hit, 1), np.nan)
+
+    def scores(self, is_seen: np.ndarray | None = None) -> Scores:
+        """Mean IoU in percent over the classes that the truth holds; `is_seen` [K] bool."""
+        found = 100 * self.iou()
+        seen = np.zeros(self.num_classes, bool) if is_seen is None else np.asarray(is_seen, bool)
+        unseen = np.zeros(self.num_classes, bool) if is_seen is None else ~seen
+        parts = [mean(found[chosen]) for chosen in (seen, unseen)]
+        return Scores(mean(found), *parts, harmonic(*parts))
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of what is not NaN, NaN if nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def harmonic(a: float, b: float) -> float:
+    """2ab / (a + b): 0 if either is 0, NaN if either is NaN."""
+    return 2 * a * b / (a + b) if a + b else (a + b)
