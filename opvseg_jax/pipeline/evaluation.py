@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from opvseg_jax.core.errors import UserError
-from opvseg_jax.pipeline.loader import Batch, BrokenSamples, in_threads, stack
+from opvseg_jax.pipeline.ahead import in_threads
+from opvseg_jax.pipeline.loader import Batch, BrokenSamples, stack
 from opvseg_jax.pipeline.samples import (
     BACKGROUND,
     IGNORE,

@@ -33,7 +33,7 @@ from opvseg_jax.pipeline.photos import SUFFIXES
 from opvseg_jax.pipeline.samples import BACKGROUND, IGNORE, LABEL
 from opvseg_jax.vocabulary import Vocabulary
 
-KINDS = ("objects", "parts", "instances")
+KINDS = {"objects": "object_map", "parts": "part_map", "instances": "instance_map"}
 MASK_FOLDERS = {"labels": "objects", "objects": "objects", "parts": "parts"}
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 VOCABULARY_FILES = tuple(f"vocabulary.{suffix}" for suffix in ("yaml", "yml", "json", "txt"))

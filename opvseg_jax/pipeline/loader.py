@@ -6,17 +6,16 @@ pipeline is that number. With several processes (hosts), process p of P makes ro
 (p+1)*B/P - 1 of the global batch of B: joined, they are the batch that one process makes.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from opvseg_jax.core.errors import UserError
+from opvseg_jax.pipeline.ahead import in_threads
 from opvseg_jax.pipeline.samples import BrokenSampleError, Sample, Source, UnwantedSampleError
 from opvseg_jax.pipeline.sampling import Order
 from opvseg_jax.pipeline.transforms import Transform, compose
@@ -179,25 +178,6 @@ def stack(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def in_threads(read, steps: Iterable[int], threads: int, ahead: int) -> Iterator:
-    """read(step) for every step, in order, computed by threads."""
-    if threads < 1:
-        yield from map(read, steps)
-        return
-    steps = iter(steps)
-    pool = concurrent.futures.ThreadPoolExecutor(threads, "batches")
-    try:
-        first = itertools.islice(steps, threads * max(1, ahead))
-        waiting = collections.deque(pool.submit(read, step) for step in first)
-        while waiting:
-            result = waiting.popleft().result()
-            for step in itertools.islice(steps, 1):
-                waiting.append(pool.submit(read, step))
-            yield result
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _from_workers(read, start: int, workers: int, ahead: int) -> Iterator:
     """The same by Grain's worker processes: step s comes from worker s mod `workers`."""
     try:
@@ -215,7 +195,10 @@ def _from_workers(read, start: int, workers: int, ahead: int) -> Iterator:
     iterator = iter(steps.to_iter_dataset(options).mp_prefetch(settings))
     try:
         for keys, batch, broken in iterator:
-            yield {**batch, "key": _split(keys)}, list(zip(*map(_split, broken), strict=True))
+            # Copied: shared memory that outlives the workers is reported as leaked.
+            arrays = {name: np.array(value) for name, value in batch.items()}
+            del batch
+            yield {**arrays, "key": _split(keys)}, list(zip(*map(_split, broken), strict=True))
     finally:
         if hasattr(iterator, "close"):
             iterator.close()

@@ -123,13 +123,20 @@ def flip(image: np.ndarray) -> np.ndarray:
     return image[:, ::-1]
 
 
-def look_up(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """pixels uint8 [H, W, 3] through table uint8 [256] or, one for each channel, [256, 3]."""
+def look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """values uint8 [H, W, ...] through table uint8 [256]."""
+    return opencv().LUT(values, table) if opencv() else table[values]
+
+
+def change_in_hsv(rgb: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+    """rgb uint8 [H, W, 3] with one channel of its HSV form sent through table uint8 [256]."""
+    hsv = to_hsv(rgb)
     if opencv():
-        return opencv().LUT(pixels, table if table.ndim == 1 else table[None])
-    if table.ndim == 1:
-        return table[pixels]
-    return np.stack([table[pixels[..., c], c] for c in range(3)], axis=-1)
+        changed = opencv().LUT(opencv().extractChannel(hsv, channel), table)
+        opencv().insertChannel(changed, hsv, channel)
+    else:
+        hsv[..., channel] = table[hsv[..., channel]]
+    return from_hsv(hsv)
 
 
 def to_hsv(rgb: np.ndarray) -> np.ndarray:

@@ -4,18 +4,16 @@ Letters: n samples of the source, N places of an epoch (n, or more with repeats)
 """
 
 import functools
-import logging
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from opvseg_jax.core.errors import UserError
+from opvseg_jax.pipeline.ahead import in_threads
 from opvseg_jax.pipeline.samples import BrokenSampleError, Source
 
 ORDER, SAMPLE = 0, 1  # streams of random numbers that must not meet
-
-log = logging.getLogger(__name__)
 
 
 class Order:
@@ -97,15 +95,14 @@ def repeat_factors(classes: Sequence[Sequence[int]], threshold: float) -> np.nda
     return np.array([max((factor[c] for c in some), default=1.0) for some in classes])
 
 
-def classes_of(source: Source) -> list[list[int]]:
-    """The object classes in every sample, by reading every object map once."""
-    found = []
-    for i in range(len(source)):
+def classes_of(source: Source, threads: int = 2) -> list[list[int]]:
+    """The object classes in every sample, by reading every label map once."""
+
+    def found(index: int) -> list[int]:
         try:
-            labels = source.object_map(i)
-        except BrokenSampleError as error:  # counted when training meets it
-            log.warning("%s", error)
-            found.append([])
-            continue
-        found.append(np.flatnonzero(np.bincount(labels[labels >= 0])).tolist())
-    return found
+            labels = source.label_maps(index)["object_map"]
+        except BrokenSampleError:
+            return []  # counted when training meets it
+        return np.flatnonzero(np.bincount(labels[labels >= 0])).tolist()
+
+    return list(in_threads(found, range(len(source)), threads, 16))

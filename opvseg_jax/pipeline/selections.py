@@ -1,11 +1,13 @@
 """Parts of a source: some of its samples, or one record for every object of every image."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from opvseg_jax.core.errors import UserError
+from opvseg_jax.pipeline.ahead import in_threads
 from opvseg_jax.pipeline.samples import BACKGROUND, LABEL, BrokenSampleError, Sample, Source
 
 
@@ -23,8 +25,8 @@ class Subset:
     def __getitem__(self, index: int) -> Sample:
         return self.source[self.indices[index]]
 
-    def object_map(self, index: int) -> np.ndarray:
-        return self.source.object_map(self.indices[index])
+    def label_maps(self, index: int) -> dict[str, np.ndarray]:
+        return self.source.label_maps(self.indices[index])
 
 
 class Records:
@@ -43,22 +45,35 @@ class Records:
 
     @classmethod
     def of(
-        cls, source: Source, by: str = "object", *, indices: Iterable[int] | None = None
+        cls,
+        source: Source,
+        by: str = "object",
+        *,
+        needs_parts: bool = True,
+        per_class: int | None = None,
+        threads: int = 2,
     ) -> "Records":
-        """Every object class or instance that has a part pixel, by looking at every sample.
+        """Every object class or instance of every image, by looking at all label maps.
 
-        The reference code replaces records without parts by random others; they are left out.
+        With `needs_parts`, only those that have a part pixel: the reference code replaces the
+        others by random records, here they are left out. `per_class` draws so many records of
+        every class that has more, with replacement (DeOP's prompts are learned on 32 or 128).
         """
-        wanted = []
-        for i in range(len(source)) if indices is None else indices:
+
+        def found(index: int) -> list[tuple[int, int]]:
             try:
-                sample = source[i]
+                maps = source.label_maps(index)
             except BrokenSampleError:
-                continue  # whoever reads the images themselves counts it
-            labels = _record_map(sample, by, source.name)
-            with_parts = labels[(sample.part_map >= 0) & (labels >= 0)]
-            wanted += [(i, int(label)) for label in np.unique(with_parts)]
-        return cls(source, wanted, by)
+                return []  # whoever reads the images themselves counts it
+            labels = _chosen(maps, by, source.name)
+            is_wanted = labels >= 0
+            if needs_parts:
+                is_wanted &= maps["part_map"] >= 0
+            return [(index, int(label)) for label in np.unique(labels[is_wanted])]
+
+        lists = in_threads(found, range(len(source)), threads, 16)
+        wanted = list(itertools.chain.from_iterable(lists))
+        return cls(source, wanted if per_class is None else _drawn(wanted, per_class), by)
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -66,14 +81,30 @@ class Records:
     def __getitem__(self, index: int) -> Sample:
         i, label = self.wanted[index]
         sample = self.source[i]
-        is_other = _record_map(sample, self.by, self.source.name) != label
+        is_other = _chosen(sample.label_maps(), self.by, self.source.name) != label
         masked = sample.map_labels(lambda m: np.where(is_other, LABEL(BACKGROUND), m))
         return dataclasses.replace(masked, key=f"{sample.key}/{label}")
 
+    def label_maps(self, index: int) -> dict[str, np.ndarray]:
+        return self[index].label_maps()
 
-def _record_map(sample: Sample, by: str, name: str) -> np.ndarray:
+
+def _chosen(maps: dict[str, np.ndarray], by: str, name: str) -> np.ndarray:
     if by == "object":
-        return sample.object_map
-    if sample.instance_map is None:
+        return maps["object_map"]
+    if "instance_map" not in maps:
         raise UserError(f"{name} has no instance maps: records by object are possible")
-    return sample.instance_map
+    return maps["instance_map"]
+
+
+def _drawn(wanted: list[tuple[int, int]], per_class: int) -> list[tuple[int, int]]:
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for record in wanted:
+        groups.setdefault(record[1], []).append(record)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _, group in sorted(groups.items()):
+        if len(group) > per_class:
+            group = [group[i] for i in rng.integers(len(group), size=per_class)]
+        drawn += group
+    return drawn

@@ -88,24 +88,27 @@ class RecordSource:
         return self.num_records
 
     def __getitem__(self, index: int) -> Sample:
+        key, image, maps = self._decoded(index, with_image=True)
+        return complete(f"{self.name}, record {index} ({key})", image, maps, key)
+
+    def label_maps(self, index: int) -> dict[str, np.ndarray]:
+        return self._decoded(index, with_image=False)[2]
+
+    def _decoded(self, index: int, *, with_image: bool):
         where = f"{self.name}, record {index}"
         try:
             features = records.parse_example(self.records[index])
             key = _text(features, "key") or str(index)
             where = f"{where} ({key})"
-            image = decode_image(features["image"][0])
-            objects = self._labels(features, "object_map", len(self.vocabulary))
-            parts = self._labels(features, "part_map", len(self.vocabulary.parts))
-            instances = self._instances(features)
+            image = decode_image(features["image"][0]) if with_image else None
+            maps = {
+                "object_map": self._labels(features, "object_map", len(self.vocabulary)),
+                "part_map": self._labels(features, "part_map", len(self.vocabulary.parts)),
+                "instance_map": self._instances(features),
+            }
         except Exception as error:  # decoders raise nearly every type on broken data
             raise BrokenSampleError(where, _reason(error)) from error
-        return complete(where, self.vocabulary, image, objects, parts, instances, key)
-
-    def object_map(self, index: int) -> np.ndarray:
-        """The objects alone: cheaper where many samples are only counted."""
-        features = records.parse_example(self.records[index])
-        labels = self._labels(features, "object_map", len(self.vocabulary))
-        return self[index].object_map if labels is None else labels
+        return key, image, filled(where, self.vocabulary, maps)
 
     def _labels(self, features: dict[str, list], name: str, count: int) -> np.ndarray | None:
         if not features.get(name):
@@ -141,16 +144,15 @@ class FolderSource:
     def __getitem__(self, index: int) -> Sample:
         item = self.layout.items[index]
         image = _read(item.image, decode_image)
-        maps = {
-            kind: _read(file, lambda data, kind=kind: self.layout.values[kind](decode_labels(data)))
-            for kind, file in item.masks.items()
-        }
-        where = str(item.image)
-        objects, parts, instances = (maps.get(kind) for kind in folders.KINDS)
-        return complete(where, self.vocabulary, image, objects, parts, instances, item.key)
+        return complete(str(item.image), image, self.label_maps(index), item.key)
 
-    def object_map(self, index: int) -> np.ndarray:
-        return self[index].object_map
+    def label_maps(self, index: int) -> dict[str, np.ndarray]:
+        item = self.layout.items[index]
+        maps = {}
+        for kind, file in item.masks.items():
+            raw = _read(file, decode_labels)
+            maps[folders.KINDS[kind]] = _translated(file, self.layout.values[kind], raw)
+        return filled(str(item.image), self.vocabulary, maps)
 
 
 class PartWorldSource:
@@ -175,39 +177,38 @@ class PartWorldSource:
         maps = (scene.object_map, scene.part_map)
         return Sample(scene.image, *maps, key, instance_map=scene.instance_map)
 
-    def object_map(self, index: int) -> np.ndarray:
-        return self[index].object_map
+    def label_maps(self, index: int) -> dict[str, np.ndarray]:
+        return self[index].label_maps()
 
 
-def complete(
-    where: str,
-    vocabulary: Vocabulary,
-    image: np.ndarray,
-    objects: np.ndarray | None,
-    parts: np.ndarray | None,
-    instances: np.ndarray | None,
-    key: str,
-) -> Sample:
-    """A sample whose maps have the image's size; objects follow from parts where absent."""
-    if objects is None and parts is None:
+def filled(
+    where: str, vocabulary: Vocabulary, maps: dict[str, np.ndarray | None]
+) -> dict[str, np.ndarray]:
+    """Objects follow from parts where they are absent; absent parts are not labelled."""
+    maps = {name: labels for name, labels in maps.items() if labels is not None}
+    if "object_map" not in maps and "part_map" not in maps:
         raise BrokenSampleError(where, "it has neither an object map nor a part map")
-    if objects is None:
+    if "object_map" not in maps:
         owners = np.append(vocabulary.part_to_object, [IGNORE, BACKGROUND]).astype(LABEL)
-        objects = owners[parts]  # -1 and -2 count from the end
-    if parts is None:
-        parts = np.full(objects.shape, IGNORE, LABEL)
-    maps = {"object map": objects, "part map": parts, "instance map": instances}
+        maps["object_map"] = owners[maps["part_map"]]  # -1 and -2 count from the end
+    if "part_map" not in maps:
+        maps["part_map"] = np.full(maps["object_map"].shape, IGNORE, LABEL)
+    return maps
+
+
+def complete(where: str, image: np.ndarray, maps: dict[str, np.ndarray], key: str) -> Sample:
+    """A sample whose maps have the image's size."""
+    height, width = image.shape[:2]
     for name, labels in maps.items():
-        if labels is not None and labels.shape != image.shape[:2]:
-            height, width = image.shape[:2]
-            turned = labels.shape == (width, height) != (height, width)
+        if labels.shape != (height, width):
+            turned = labels.shape == (width, height)
             hint = " (is only one of the two turned upright?)" if turned else ""
             raise BrokenSampleError(
                 where,
-                f"the {name} has {labels.shape[1]} x {labels.shape[0]} pixels, "
+                f"the {name.replace('_', ' ')} has {labels.shape[1]} x {labels.shape[0]} pixels, "
                 f"the image {width} x {height}{hint}",
             )
-    return Sample(image, objects, parts, key, instances)
+    return Sample(image, key=key, **maps)
 
 
 def _open(text: str, split: str | None, root: str | Path | None, options: dict[str, Any]) -> Source:
@@ -255,6 +256,13 @@ def _read(path: Path, decode) -> np.ndarray:
         return decode(path.read_bytes())
     except Exception as error:  # decoders raise nearly every type on broken data
         raise BrokenSampleError(str(path), _reason(error)) from error
+
+
+def _translated(path: Path, values, raw: np.ndarray) -> np.ndarray:
+    try:
+        return values(raw)
+    except ValueError as error:
+        raise BrokenSampleError(str(path), str(error)) from error
 
 
 def _reason(error: Exception) -> str:

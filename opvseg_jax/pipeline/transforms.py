@@ -156,33 +156,25 @@ class ColorSSD:
     hue: int = 18  # of 180
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        image = sample.image
+        table = _SAME
         if rng.random() < 0.5:
-            change = rng.uniform(-self.brightness, self.brightness)
-            image = pixels.look_up(image, _affine(1.0, change))
+            table = _affine(1.0, rng.uniform(-self.brightness, self.brightness))
+        is_contrast_first = rng.random() < 0.5
+        if is_contrast_first:
+            table = self._contrast(rng)[table]
+        image = _through(table, sample.image)
         if rng.random() < 0.5:
-            image = self._hue(self._saturation(self._contrast(image, rng), rng), rng)
-        else:
-            image = self._contrast(self._hue(self._saturation(image, rng), rng), rng)
+            image = pixels.change_in_hsv(image, 1, _affine(rng.uniform(*self.saturation)))
+        if rng.random() < 0.5:
+            shift = int(rng.integers(-self.hue, self.hue + 1))
+            turned = (np.arange(256) + shift) % 180
+            image = pixels.change_in_hsv(image, 0, turned.astype(np.uint8))
+        if not is_contrast_first:
+            image = _through(self._contrast(rng), image)
         return dataclasses.replace(sample, image=image)
 
-    def _contrast(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() >= 0.5:
-            return image
-        return pixels.look_up(image, _affine(rng.uniform(*self.contrast)))
-
-    def _saturation(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() >= 0.5:
-            return image
-        factor = _affine(rng.uniform(*self.saturation))
-        return _in_hsv(image, np.stack([_SAME, factor, _SAME], axis=-1))
-
-    def _hue(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() >= 0.5:
-            return image
-        shift = int(rng.integers(-self.hue, self.hue + 1))
-        turned = ((np.arange(256) + shift) % 180).astype(np.uint8)
-        return _in_hsv(image, np.stack([turned, _SAME, _SAME], axis=-1))
+    def _contrast(self, rng: np.random.Generator) -> np.ndarray:
+        return _affine(rng.uniform(*self.contrast)) if rng.random() < 0.5 else _SAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,8 +310,8 @@ def _affine(factor: float, offset: float = 0.0) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def _in_hsv(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    return pixels.from_hsv(pixels.look_up(pixels.to_hsv(image), tables))
+def _through(table: np.ndarray, image: np.ndarray) -> np.ndarray:
+    return image if table is _SAME or (table == _SAME).all() else pixels.look_up(image, table)
 
 
 def _renumbered(keep: np.ndarray, others: int) -> np.ndarray:

@@ -9,11 +9,6 @@ from PIL import Image
 from opvseg_jax.pipeline import pixels
 
 
-@pytest.fixture
-def without_opencv(monkeypatch):
-    monkeypatch.setattr(pixels, "opencv", lambda: None)
-
-
 def _photo(size=(60, 90), seed=0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
@@ -79,16 +74,21 @@ def test_hsv_without_opencv_equals_opencv(monkeypatch):
     assert np.abs(pixels.from_hsv(hsv).astype(int) - back).max() <= 1
 
 
-def test_pillow_alone_decodes_flips_and_looks_up_the_same(without_opencv):
-    image = _photo()
-    data = _jpeg(image)
-    table = np.stack([np.arange(256)[::-1], np.arange(256), np.full(256, 7)], -1).astype(np.uint8)
-    alone = pixels.decode_image(data), pixels.flip(image), pixels.look_up(image, table)
-    np.testing.assert_array_equal(alone[1], image[:, ::-1])
-    np.testing.assert_array_equal(alone[2][..., 0], 255 - image[..., 0])
-    assert (alone[2][..., 2] == 7).all()
-    with Image.open(io.BytesIO(data)) as decoded:
-        np.testing.assert_array_equal(alone[0], np.asarray(decoded))
+def test_pillow_alone_decodes_flips_and_changes_colours_the_same(monkeypatch):
+    pytest.importorskip("cv2")
+    image, data = _photo(), _jpeg(_photo())
+    table = np.arange(256, dtype=np.uint8)[::-1].copy()
+
+    def results():
+        changed = pixels.change_in_hsv(image, 1, table // 2)
+        return pixels.decode_image(data), pixels.flip(image), pixels.look_up(image, table), changed
+
+    with_both = results()
+    monkeypatch.setattr(pixels, "opencv", lambda: None)
+    alone = results()
+    for one, other in zip(with_both[:3], alone[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.abs(with_both[3].astype(int) - alone[3]).max() <= 1
 
 
 def test_masks_are_read_as_stored():

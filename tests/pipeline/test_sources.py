@@ -12,6 +12,7 @@ from opvseg_jax.core.errors import UserError
 from opvseg_jax.pipeline import records
 from opvseg_jax.pipeline.pixels import encode_labels
 from opvseg_jax.pipeline.samples import BACKGROUND, IGNORE, BrokenSampleError, Sample
+from opvseg_jax.pipeline.sampling import classes_of
 from opvseg_jax.pipeline.selections import Records, Subset
 from opvseg_jax.pipeline.sources import RecordSource, open_source
 from opvseg_jax.vocabulary import Vocabulary
@@ -198,6 +199,9 @@ class Listed:
     def __getitem__(self, index):
         return self.samples[index]
 
+    def label_maps(self, index):
+        return self.samples[index].label_maps()
+
 
 def test_records_by_object_show_one_object_each():
     objects = np.array([[0, 0, 1, -1]], np.int16)
@@ -212,3 +216,20 @@ def test_records_by_object_show_one_object_each():
     assert Subset(source, [1])[0].key == "two/1"
     with pytest.raises(UserError, match="no instance maps"):
         Records.of(source, by="instance")
+
+
+def test_records_of_a_common_class_may_be_limited():
+    """Class 0 is in six images, class 1 in two; DeOP's prompts see at most three of each."""
+    image, bare = np.zeros((1, 2, 3), np.uint8), np.full((1, 2), -1, np.int16)
+    maps = [np.array([[0, 1 if i < 2 else 0]], np.int16) for i in range(6)]
+    source = Listed([Sample(image, m, bare, str(i)) for i, m in enumerate(maps)])
+    assert len(Records.of(source)) == 0
+    some = Records.of(source, needs_parts=False, per_class=3)
+    assert [label for _, label in some.wanted] == [0, 0, 0, 1, 1]
+    assert some.wanted == Records.of(source, needs_parts=False, per_class=3).wanted
+
+
+def test_classes_are_found_without_decoding_images(tmp_path):
+    broken_image = {**good(1), "image": b"no image"}
+    write_folder(tmp_path, [good(0), broken_image])
+    assert classes_of(open_source(tmp_path)) == [[0, 1], [0, 1]]
