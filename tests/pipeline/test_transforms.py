@@ -1,9 +1,11 @@
 """Augmentation: sizes, geometry shared by image and labels, colours, the papers' peculiarities."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.pipeline import pixels
@@ -13,6 +15,7 @@ from opvseg_jax.pipeline.transforms import (
     ClassCrop,
     ColorSSD,
     Flip,
+    LabelRoundTrip,
     LargeScaleJitter,
     Pad,
     Require,
@@ -23,6 +26,7 @@ from opvseg_jax.pipeline.transforms import (
 )
 from opvseg_jax.vocabulary import Vocabulary
 
+REFERENCE = load_file(Path(__file__).with_name("label_resize_reference.safetensors"))
 WORDS = Vocabulary.of(
     {
         "objects": ["cat", "dog", "sky"],
@@ -57,6 +61,18 @@ def rng(seed=0) -> np.random.Generator:
 )
 def test_sizes_are_those_of_the_reference(size, edges, expected):
     assert shortest_edge(size, *edges) == expected
+
+
+@pytest.mark.parametrize("case", sorted({key.rpartition("/")[0] for key in REFERENCE}))
+def test_label_maps_are_resized_as_the_reference_does(case):
+    labels = REFERENCE[f"{case}/label"].astype(np.int16)
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    one = Sample(image, labels, labels, "case")
+    edges = tuple(map(int, case.split("/")[0].split("x")))
+    resized = Resize(*edges)(one, rng())
+    np.testing.assert_array_equal(resized.part_map, REFERENCE[f"{case}/resized"])
+    back = LabelRoundTrip(*edges)(one, rng())
+    np.testing.assert_array_equal(back.part_map, REFERENCE[f"{case}/back"])
 
 
 def test_labels_follow_the_image():
