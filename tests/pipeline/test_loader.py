@@ -138,6 +138,32 @@ def test_a_wrong_request_is_one_sentence(make, message):
         make()
 
 
+def test_partworld_trains_without_the_extra_packages():
+    """A plain installation has neither Grain nor OpenCV, and the host side needs no JAX."""
+    program = """
+        import sys
+        for name in ("grain", "cv2", "array_record", "tensorflow_datasets", "jax"):
+            sys.modules[name] = None  # importing it then fails
+        from opvseg_jax.core.errors import UserError
+        from opvseg_jax.pipeline.loader import Loader
+        from opvseg_jax.pipeline.recipes import augmentation
+        from opvseg_jax.pipeline.sources import open_source
+
+        source = open_source("partworld:train[:20]", size=64)
+        recipe = augmentation("parts", vocabulary=source.vocabulary, size=48, shorter=48)
+        loader = Loader(source, recipe, batch_size=4, seed=0)
+        print(next(loader.batches())["image"].shape)
+        try:
+            next(loader.batches(workers=1))
+        except UserError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("(4, 48, 48, 3)\n")
+    assert "worker processes need grain: pip install 'opvseg_jax[data]'" in done.stdout
+
+
 def test_memory_does_not_grow_over_2000_batches():
     """Resident memory after 500 and after 2,500 batches, in a process of its own."""
     program = """
