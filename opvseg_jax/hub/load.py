@@ -63,7 +63,12 @@ def load(
     plan, weights = zeroshot(clip, dino, options)
     words = WordEncoder(clip, chosen, str(jnp.dtype(compute)))
     return Segmenter(
-        name=chosen.name, method=plan, weights=weights, encode_words=words, canvases=canvases
+        name=chosen.name,
+        method=plan,
+        weights=weights,
+        encode_words=words,
+        canvases=canvases,
+        tile=128 if clip.size.image_size <= 128 else 512,
     )
 
 

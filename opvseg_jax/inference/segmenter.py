@@ -24,7 +24,6 @@ from opvseg_jax.pipeline.photos import Photo, as_rgb, open_photo
 from opvseg_jax.text.features import TextFeatures
 from opvseg_jax.vocabulary import Vocabulary
 
-TILE = 512  # pixels: the side of the piece of a label map that one call computes
 MAX_FLOATS = 2**23  # scores at full size exist for this many numbers at a time, never for all
 LEAST = 16  # canvas pixels: what the short side of a thin photo is drawn as
 GREY = 124  # around a photo that does not fill its canvas
@@ -43,17 +42,21 @@ class Segmenter:
         weights: Mapping[str, jax.Array],
         encode_words: Callable[[Vocabulary], TextFeatures],
         canvases: tuple[Canvas, ...],
+        tile: int = 512,
         max_side: int = 2048,
     ):
-        """`canvases` are (height, width); finer label maps than `max_side` are copied up."""
+        """`canvases` are (height, width); one call computes `tile` x `tile` pixels of a label map.
+
+        Finer label maps than `max_side` are computed at that size and copied up.
+        """
         self.name = name
         self.weights = weights
         self.canvases = canvases
-        self.max_side = max_side
+        self.tile, self.max_side = tile, max_side
         self.words = functools.lru_cache(maxsize=8)(encode_words)
         self._side = max(max(canvas) for canvas in canvases)
         self._score = jax.jit(functools.partial(_score, method, self._side))
-        self._label = jax.jit(_label_tile)
+        self._label = jax.jit(functools.partial(_label_tile, tile))
 
     def __call__(self, image: Any, vocabulary: Any) -> Segmentation:
         """`image`: a path, a PIL image or uint8 [H, W, 3]; `vocabulary`: see `Vocabulary.of`."""
@@ -84,11 +87,11 @@ class Segmenter:
         size = tuple(max(1, round(side * shrink)) for side in photo)
         share = content / self._side  # of the scores, which are padded to a square
         objects, parts = np.empty(size, np.int32), np.empty(size, np.int32)
-        for top in range(0, size[0], TILE):
-            for left in range(0, size[1], TILE):
+        for top in range(0, size[0], self.tile):
+            for left in range(0, size[1], self.tile):
                 place = np.asarray([top, left, *size, *share], np.float32)
                 tile = self._label(scores, text.part_to_object, place)
-                cut = np.s_[top : top + TILE, left : left + TILE]
+                cut = np.s_[top : top + self.tile, left : left + self.tile]
                 for whole, piece in zip((objects, parts), tile, strict=True):
                     target = whole[cut]
                     target[...] = np.asarray(piece)[: target.shape[0], : target.shape[1]]
@@ -170,8 +173,8 @@ def _mean_confidence(scores: jax.Array | None) -> jax.Array:
     return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)[:-1]
 
 
-def _label_tile(scores: Outputs, part_to_object: jax.Array, place: jax.Array):
-    """The labels of one tile: objects int32 [TILE, TILE] and parts, -1 where there is nothing.
+def _label_tile(side: int, scores: Outputs, part_to_object: jax.Array, place: jax.Array):
+    """The labels of one tile: objects int32 [side, side] and parts, -1 where there is nothing.
 
     `place` is (top, left, height, width, share of rows, share of columns): where the tile begins
     in a label map of that size, and which share of the scores the photo fills.
@@ -179,19 +182,19 @@ def _label_tile(scores: Outputs, part_to_object: jax.Array, place: jax.Array):
     objects, parts = scores.objects, scores.parts
     n = objects.shape[0]
     filled = place[4:] * n  # rows and columns of the scores that belong to the photo
-    pixels = place[:2, None] + jnp.arange(TILE) + 0.5
+    pixels = place[:2, None] + jnp.arange(side) + 0.5
     positions = pixels / place[2:4, None] * filled[:, None] - 0.5
     last = jnp.maximum(jnp.ceil(filled - 0.5) - 1, 0)  # more than half of it is photo
     positions = jnp.clip(positions, 0, last[:, None])
     rows, columns = (sample_matrix(n, line) for line in positions)
     label = functools.partial(_label_strip, objects, parts, part_to_object, columns)
-    strip = _strip(max(objects.shape[-1], parts.shape[-1]))
-    labels = jax.lax.map(label, rows.reshape(TILE // strip, strip, n))
-    return tuple(x.reshape(TILE, TILE) for x in labels)
+    strip = _strip(side, max(objects.shape[-1], parts.shape[-1]))
+    labels = jax.lax.map(label, rows.reshape(side // strip, strip, n))
+    return tuple(x.reshape(side, side) for x in labels)
 
 
 def _label_strip(objects, parts, part_to_object, columns, rows) -> tuple[jax.Array, jax.Array]:
-    """rows [r, n], columns [TILE, n] -> labels of objects and of parts [r, TILE]."""
+    """rows [r, n], columns [c, n] -> labels of objects and of parts [r, c]."""
     labels = jnp.argmax(_read(objects, rows, columns), axis=-1)
     labels = jnp.where(labels == objects.shape[-1] - 1, -1, labels)
     if parts.shape[-1] == 1:
@@ -204,10 +207,10 @@ def _label_strip(objects, parts, part_to_object, columns, rows) -> tuple[jax.Arr
     return labels, jnp.where(found, jnp.argmax(own, axis=-1), -1)
 
 
-def _strip(channels: int) -> int:
-    """How many rows of a tile are read at a time: a power of two."""
-    rows = max(1, min(TILE, MAX_FLOATS // (TILE * channels)))
-    return 2 ** (rows.bit_length() - 1)
+def _strip(side: int, channels: int) -> int:
+    """How many rows of a tile are read at a time: a divisor of its side."""
+    most = max(1, MAX_FLOATS // (side * channels))
+    return next(rows for rows in range(min(most, side), 0, -1) if side % rows == 0)
 
 
 def _read(scores: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
