@@ -13,11 +13,13 @@ from opvseg_jax.text.features import TextFeatures
 class Outputs:
     """Probabilities of one batch at the method's own resolution; the last channel is "none".
 
-    objects [B, H, W, O + 1] and parts [B, H, W, T + 1]; either may be absent.
+    objects [B, H, W, O + 1] and parts [B, H, W, T + 1]; either may be absent. dropped [B]: how many
+    objects of an image were found but not looked at for parts, because a method's slots were full.
     """
 
     objects: jax.Array | None
     parts: jax.Array | None
+    dropped: jax.Array | None = None
 
 
 class Method(nnx.Module):
@@ -26,5 +28,5 @@ class Method(nnx.Module):
     def __call__(
         self, images: jax.Array, text: TextFeatures, valid: jax.Array | None = None
     ) -> Outputs:
-        """images [B, H, W, 3] RGB in 0..255, valid [B, H, W] true where the image is not padding."""
+        """images [B, H, W, 3] RGB in 0..255, valid [B, H, W] true where there is no padding."""
         raise TypeError(f"{type(self).__name__} does not define __call__")

@@ -36,19 +36,20 @@ CLAIMED = {
     "clip_hf": {"towers"},
     "dinov2": {"backbone"},
     "deop": {"clip_visual", "text_prompt"},
-    "hops": {"aem", "fusion_afm", "regions"},
+    "hops": {"aem", "aggregator", "fusion_afm", "regions"},
+    "partcatseg": {"aggregator", "full"},
 }
 PLANNED = {
     "cliper": "decision dino_v1 fgc fused_attention pipeline preprocess proxy_last_block sd_tiny "
     "text_classifier visual visual_slide visual_v1",
     "deop": "deop_full eval_metrics heatmap_decoder mask_proposal_stage2 stage1_prompt_learning",
-    "hops": "aggregator full metrics paper_reading",
+    "hops": "full metrics paper_reading",
     "langhops": "criterion e2e_eval e2e_train mllm msda object_decoder object_decoder_train_dn "
     "part_decoder part_query_init pixel_decoder pixel_decoder_fusion postprocess primitives "
     "resnet50 semseg_metric swin text",
     "metrics": "instance_ap oracle_mask parts_ade234 parts_partimagenet147 parts_pascal116 "
     "proposals resize_chain semseg",
-    "partcatseg": "aggregator full metrics",
+    "partcatseg": "metrics",
 }
 
 

@@ -1,25 +1,23 @@
 """HOPS: fusion and filter of attention, propagation, regions, both stages, whole runs."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from opvseg_jax.aggregation.blocks import Mode
+from opvseg_jax.core.weights import blueprint
 from opvseg_jax.hierarchy import attention_fusion, consistency, propagation
 from opvseg_jax.hierarchy.regions import crop_objects, largest_regions
-from parity.aggregation_cases import maps
+from opvseg_jax.methods.hops import port
+from opvseg_jax.methods.hops.head import HopsHead, unchanged
+from parity import part_models as models
+from parity.aggregation_cases import maps, to_maps, to_volume
 from parity.harness import Case, register
-
-
-def costs_of(x) -> jax.Array:
-    """[B, P, T, H, W] -> [B, T, H, W, P]."""
-    return jnp.asarray(x).transpose(0, 2, 3, 4, 1)
-
-
-def to_costs(x):
-    """[B, T, H, W, P] -> [B, P, T, H, W]."""
-    return x.transpose(0, 4, 1, 2, 3)
+from parity.part_models import costs_of, recorded_layers, to_costs
 
 
 @register("hops", "aem", layers=("*",))
@@ -144,3 +142,73 @@ def listed_regions(found, num_objects: int) -> list[Listed]:
         for image, slot in np.argwhere(present)
     ]
     return sorted(every, key=lambda region: region.row[:2])
+
+
+@register("hops", "aggregator", layers=("mid.*.cost",))
+def aggregator(case: Case) -> dict:
+    size = models.part_head_size(case.config)
+    plan = blueprint(lambda: HopsHead(size, chained=False, rngs=nnx.Rngs(0)))
+    leaves = models.converted(case, port.HEAD, plan)
+    text, first = jnp.asarray(case.tensors["in.text_part_obj_feats"])[0], case.config["np_"]
+    attention = jnp.asarray(case.tensors["in.attention"])
+    agreed = consistency.filter_operator(attention, at_least=consistency.RELEASED_VOTES)
+    affinity = propagation.attention_affinity(attention[:1])
+    pyramid = [maps(case.tensors[f"in.guidance{level}"]) for level in range(3)]
+    features, mode = maps(case.tensors["in.img_feats"]), Mode(tuple(case.config["pool"]))
+
+    def objects(leaves, features, guidance, refine, taps=None):
+        words = jnp.broadcast_to(text[first:], (len(features), *text[first:].shape))
+        mask = jnp.ones(words.shape[:2], bool)
+        levels = [guidance, *pyramid[1:]]
+        head = plan.merge(leaves)
+        return head.objects(features, words, mask, levels, mode, refine=refine, taps=taps)
+
+    def weighted(leaves, features, guidance):
+        taps, refine = {}, functools.partial(consistency.spread_costs, agreed)
+        logits = objects(leaves, features, guidance, refine, taps)
+        loss = (logits * case.tensors["in.loss_weight"]).sum()
+        return loss, (logits, taps)
+
+    @jax.jit
+    def parts(leaves):
+        words = text[jnp.asarray(case.tensors["in.part_index"])][None]
+        levels, mask = [level[:1] for level in pyramid], jnp.ones(words.shape[:2], bool)
+        out = {}
+        for name, refine in {
+            "off": unchanged,
+            "on": functools.partial(propagation.propagate, affinity),
+        }.items():
+            taps, head = {}, plan.merge(leaves)
+            logits = head.parts(features[:1], words, mask, levels, mode, refine=refine, taps=taps)
+            out |= recorded_stage(taps, f"mid.part_aem_{name}", "layers_part", size.num_layers)
+            out[f"out.part_logits_aem_{name}"] = logits
+        return out
+
+    gradient = jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))
+    norms, (logits, taps) = gradient(leaves, features, pyramid[0])
+    plain = jax.jit(functools.partial(objects, refine=unchanged))
+    return {
+        "out.object_logits_afm_on": logits,
+        "out.object_logits_afm_off": plain(leaves, features, pyramid[0]),
+        **recorded_stage(taps, "mid.object_afm_on", "layers", size.num_layers),
+        **parts(leaves),
+        **models.gradient_norms(port.HEAD, norms[0], "out.grad_norm.object."),
+        "out.grad_norm.object.IN.img_feats": jnp.linalg.norm(norms[1]),
+        "out.grad_norm.object.IN.guidance0": jnp.linalg.norm(norms[2]),
+    }
+
+
+def recorded_stage(taps: dict, prefix: str, layers: str, num_layers: int) -> dict:
+    """What the reference records of the aggregator in one stage; the last layer alone ran."""
+    return {
+        f"{prefix}.cost": to_costs(taps["costs"]),
+        f"{prefix}.cost_refined": to_costs(taps["refined"]),
+        f"{prefix}.cost_before_afm": to_costs(taps["costs"]),
+        f"{prefix}.cost_after_afm": to_costs(taps["refined"]),
+        f"{prefix}.cost_propagated": to_costs(taps["refined"]),
+        f"{prefix}.cost_embed": to_volume(taps["embedded"]),
+        f"{prefix}.aggregated": to_volume(taps["aggregated"]),
+        f"{prefix}.appearance_guidance": to_maps(taps["appearance"]),
+        f"{prefix}.text_guidance": taps["text"],
+        **recorded_layers(taps["layers"], f"{prefix}.{layers}", first=num_layers - 1),
+    }

@@ -1,0 +1,1 @@
+"""PartCATSeg: parts and objects share one cost volume, their combinations get another."""
