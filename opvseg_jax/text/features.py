@@ -65,19 +65,19 @@ class TextFeatures:
         dims(generic, "G P E", G=len(v.generic_parts), E=e)
         dims(background, "K P E", P=p, E=e)
         return cls(
-            objects=jnp.asarray(objects),
-            parts=jnp.asarray(parts),
-            generic=jnp.asarray(generic),
+            objects=jax.device_put(objects),
+            parts=jax.device_put(parts),
+            generic=jax.device_put(generic),
             object_mask=np.ones(len(objects), bool),
             part_mask=np.ones(len(parts), bool),
             generic_mask=np.ones(len(generic), bool),
-            part_to_object=jnp.asarray(v.part_to_object),
-            part_to_generic=jnp.asarray(v.part_to_generic),
-            object_to_parts=jnp.asarray(v.object_to_parts),
-            background=jnp.asarray(background),
+            part_to_object=jax.device_put(v.part_to_object),
+            part_to_generic=jax.device_put(v.part_to_generic),
+            object_to_parts=jax.device_put(v.object_to_parts),
+            background=jax.device_put(background),
             background_mask=np.ones(len(background), bool),
-            phrases=None if phrases is None else jnp.asarray(phrases),
-            phrase_to_object=None if phrases is None else jnp.asarray(v.phrase_to_object),
+            phrases=None if phrases is None else jax.device_put(phrases),
+            phrase_to_object=None if phrases is None else jax.device_put(v.phrase_to_object),
         )
 
     def averaged(self) -> "TextFeatures":
@@ -172,7 +172,7 @@ def pad(
         if f.phrase_to_object is None
         else _grow(f.phrase_to_object, phrases, "phrases", fill=-1),
     )
-    return jax.tree.map(jnp.asarray, grown)
+    return jax.tree.map(jax.device_put, grown)
 
 
 def pad_to_buckets(features: TextFeatures, buckets: Sequence[int] = BUCKETS) -> TextFeatures:
@@ -239,7 +239,7 @@ def _encode_all(encode, tokens: np.ndarray, batch_size: int) -> np.ndarray:
         batch = tokens[first : first + batch_size]
         # The last batch is filled with its own first row, which any encoder can take.
         filler = np.repeat(batch[:1], batch_size - len(batch), axis=0)
-        out = encode(jnp.asarray(np.concatenate([batch, filler])))
+        out = encode(jax.device_put(np.concatenate([batch, filler])))
         dims(out, "B E", B=batch_size)
         done.append(np.asarray(out.astype(jnp.float32))[: len(batch)])
     rows = np.concatenate(done)
