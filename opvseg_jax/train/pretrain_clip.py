@@ -2,12 +2,17 @@
 
 Run:  python -m opvseg_jax.train.pretrain_clip --out runs/tiny_clip
 
-The loss is the sigmoid form of CLIP's (SigLIP, Zhai et al. 2023): for every image and every caption
-of the batch, is the caption true of the image? In a world of sixteen kinds many captions are true
-of many images, so the pairs are told by what captions claim, not by which image they came with.
-The loss is taken twice: on the class token, and on the patches of the severed last block, pooled
-over the image for each caption (as in PACL, Mukhoti et al. 2023). The second makes patches speak
-the language of words, which a large CLIP learns by scale. No pixel label is used.
+First the text tower alone: two captions lie as close as their claims do. Trained together from
+nothing, the towers stay long at a saddle where all kinds of objects are one word and one look.
+
+Then the image tower, towards the finished text tower (LiT, Zhai et al. 2022), by the sigmoid form
+of CLIP's loss (SigLIP, Zhai et al. 2023): for every image and every caption of the batch, is the
+caption true of the image? In a world of sixteen kinds many captions are true of many images, so the
+pairs are told by what captions claim, not by which image they came with. Each step also asks for
+every kind, part and background by its plain name. The loss is taken twice: on the class token, and
+on the patches of the severed last block, pooled over the image for each caption (as in PACL,
+Mukhoti et al. 2023). The second makes patches speak the language of words, which a large CLIP
+learns by scale. No pixel label is used.
 
 Shapes: B images, T captions of a batch, N patches, C channels, E embedding, F facts.
 """
@@ -25,21 +30,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from flax import nnx
 
-from opvseg_jax.core.weights import Blueprint, blueprint, flatten
-from opvseg_jax.encoders.clip import Clip, unit
+from opvseg_jax.core.layers import unit
+from opvseg_jax.core.weights import Blueprint, blueprint, flatten, part_of
+from opvseg_jax.encoders.clip import Clip
 from opvseg_jax.encoders.clip_text import ClipText
 from opvseg_jax.encoders.clip_vision import ClipVision
 from opvseg_jax.encoders.severance import Gps, sever
 from opvseg_jax.hub.encoders import save_clip
 from opvseg_jax.pipeline import partworld
+from opvseg_jax.pipeline.partworld_captions import Caption
+from opvseg_jax.pipeline.partworld_words import BACKGROUNDS, KINDS, PARTS
 from opvseg_jax.text.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
 
 VISION = {
-    "image_size": 96,
+    "image_size": 64,
     "patch_size": 8,
     "width": 128,
     "num_layers": 4,
@@ -67,19 +76,20 @@ class Corpus(NamedTuple):
     tokens: np.ndarray  # [m, L] int32, all captions of all images
     caption_facts: np.ndarray  # [m, F] bool
     first: np.ndarray  # [n + 1] the captions of image i are first[i] ... first[i + 1]
+    concepts: np.ndarray  # [m, K] float32, what a caption is about, of unit length
+    names: np.ndarray  # [k] rows of `tokens`: every kind, part and background by its plain name
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=48_000, help="images drawn before training")
-    parser.add_argument("--steps", type=int, default=2_200)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=3_200)
+    parser.add_argument("--text-steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--captions", type=int, default=2, help="of each image in a step")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--keep", type=float, default=0.5, help="share of patches seen in a step")
-    parser.add_argument("--full", type=float, default=0.15, help="last share of steps, all patches")
-    parser.add_argument("--save-every", type=int, default=200, help="steps")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--save-every", type=int, default=500, help="steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(argv)
@@ -91,15 +101,34 @@ def main(argv: list[str] | None = None) -> None:
     log.info("drew %d images in %.0f s", len(corpus.images), time.monotonic() - began)
     plan = blueprint(functools.partial(build, vocab_size, args.seed))
     weights = jax.jit(lambda: flatten(build(vocab_size, args.seed)))()
-    weights["bias"] = jnp.array([0.3, 0.3])
+    weights["vision/positions"] = wave_positions()
+    text_plan = blueprint(lambda: build(vocab_size, args.seed).text)
+    text = train_text(text_plan, part_of(weights, "text"), corpus, args)
+    words = encode_all(text_plan, text, corpus.tokens)
+    log.info("text tower: %.0f s", time.monotonic() - began)
+    weights |= {f"text/{path}": leaf for path, leaf in text.items()}
     save = functools.partial(save_clip, args.out, config=config(vocab_size), dtype=np.float16)
-    for trained in train(plan, weights, corpus, args, began):
-        save(split_bias(trained)[0])
+    for trained in train(plan, weights, words, corpus, args, began):
+        save(trained)
 
 
 def build(vocab_size: int, seed: int) -> Clip:
     rngs = nnx.Rngs(seed)
     return Clip(ClipVision(**VISION, rngs=rngs), ClipText(vocab_size=vocab_size, **TEXT, rngs=rngs))
+
+
+def wave_positions() -> jax.Array:
+    """Sines and cosines of row and column, [1 + N, C]: neighbours are neighbours from the start.
+
+    As strong as the patches themselves; from faint noise a small tower takes long to find shapes.
+    """
+    grid, width = VISION["image_size"] // VISION["patch_size"], VISION["width"]
+    waves = np.pi / 2 ** np.linspace(0, np.log2(grid), width // 4)
+    angles = np.arange(grid)[:, None] * waves  # [grid, C / 4]
+    line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    rows, columns = np.repeat(line, grid, axis=0), np.tile(line, (grid, 1))
+    table = np.concatenate([rows, columns], axis=1)
+    return jnp.asarray(np.concatenate([np.zeros((1, width)), table]), jnp.float32)
 
 
 def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
@@ -113,7 +142,8 @@ def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
     fits = [tuple(c for c in one if len(c.text.split()) < TEXT["context"] - 3) for one in captions]
     captions = [short or one for short, one in zip(fits, captions, strict=True)]
     facts = [facts for piece in drawn for facts in piece.facts]
-    flat = [caption for one in captions for caption in one]
+    names = plain_names()
+    flat = [*names, *(caption for one in captions for caption in one)]
     tokenizer = train_tokenizer([c.text for c in flat], 896, args.out, TEXT["context"])
     place = {fact: i for i, fact in enumerate(sorted(frozenset().union(*facts)))}
     corpus = Corpus(
@@ -121,9 +151,18 @@ def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
         image_facts=_bits(facts, place),
         tokens=tokenizer([c.text for c in flat]),
         caption_facts=_bits([c.facts for c in flat], place),
-        first=np.cumsum([0, *map(len, captions)]),
+        concepts=_weights([concepts(c) for c in flat]),
+        first=np.cumsum([len(names), *map(len, captions)]),
+        names=np.arange(len(names)),
     )
     return corpus, int(corpus.tokens.max()) + 1
+
+
+def plain_names() -> list[Caption]:
+    """The shortest caption of each kind, part and background."""
+    kinds = [Caption(f"a {kind}", frozenset({("kind", kind)})) for kind in KINDS]
+    parts = [Caption(f"{kind}'s {part}", frozenset({("part", kind, part)})) for kind, part in PARTS]
+    return kinds + parts + [Caption(b, frozenset({("background", b)})) for b in BACKGROUNDS]
 
 
 def _bits(rows, place: dict) -> np.ndarray:
@@ -133,31 +172,88 @@ def _bits(rows, place: dict) -> np.ndarray:
     return bits
 
 
-def batches(corpus: Corpus, args: argparse.Namespace):
-    """One batch for each step, of which `loss_of` takes the fields in this order.
+def _weights(rows: list[dict]) -> np.ndarray:
+    place = {name: i for i, name in enumerate(sorted(set().union(*rows)))}
+    found = np.zeros((len(rows), len(place)), np.float32)
+    for i, row in enumerate(rows):
+        found[i, [place[name] for name in row]] = list(row.values())
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
-    strips [B, p, n p, 3] and order [n]: n patches of each image, the same ones in the whole batch;
-    tokens [T, L]; is_true [B, T], image x caption.
-    """
+
+def concepts(caption: Caption) -> dict[tuple[str, ...], float]:
+    """What a caption is about, with weights: "dog's head" is about dogs, heads and dogs' heads."""
+    found: dict[tuple[str, ...], float] = {}
+    for fact in caption.facts:
+        what, *rest = fact
+        if what == "part":
+            found |= {("kind", rest[0]): 0.7, ("generic", rest[1]): 0.7, fact: 1.0}
+        elif what in ("attribute", "look"):
+            *looks, kind = rest
+            found |= {("kind", kind): 1.0, fact: 0.5}
+            found |= {("word", word): 1.0 for word in looks}
+        else:
+            found[fact] = 1.0
+    return found
+
+
+def train_text(plan: Blueprint, text, corpus: Corpus, args: argparse.Namespace):
+    """Cosines of captions become those of their concepts: mean squared difference, AdamW."""
+    pace = optax.warmup_cosine_decay_schedule(0.0, 3e-3, args.text_steps // 10, args.text_steps)
+    optimizer = optax.adamw(pace, b2=0.99, weight_decay=0.01)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(text, state, tokens, target):
+        def loss(text):
+            x = unit(plan.merge(text)(tokens))
+            return jnp.mean((x @ x.T - target) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(text)
+        updates, state = optimizer.update(grads, state, text)
+        return optax.apply_updates(text, updates), state, value
+
     rng = np.random.default_rng(args.seed)
-    side, patch = VISION["image_size"], VISION["patch_size"]
-    grid = side // patch
+    state = optimizer.init(text)
+    for i in range(args.text_steps):
+        said = rng.integers(0, len(corpus.tokens), 256 - len(corpus.names))
+        asked = np.concatenate([corpus.names, said])
+        claims = corpus.concepts[asked]
+        text, state, value = step(text, state, corpus.tokens[asked], claims @ claims.T)
+        if (i + 1) % 100 == 0:
+            log.info("%s", {"text_step": i + 1, "loss": round(float(value), 5)})
+    return text
+
+
+def encode_all(plan: Blueprint, text, tokens: np.ndarray) -> np.ndarray:
+    """tokens [m, L] -> unit embeddings [m, E], in batches of one size."""
+    run = jax.jit(lambda text, tokens: unit(plan.merge(text)(tokens)))
+    batch = 512
+    padded = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)), mode="edge")
+    found = [run(text, padded[start : start + batch]) for start in range(0, len(padded), batch)]
+    return np.concatenate(found)[: len(tokens)]
+
+
+def batches(corpus: Corpus, words: np.ndarray, args: argparse.Namespace):
+    """One batch for each step: images [B, S, S, 3], words [T, E], is_true [B, T], prior [T]."""
+    rng = np.random.default_rng(args.seed)
+    some = rng.permutation(len(corpus.images))[:1000]  # how often captions are true is read here
     queue = np.zeros(0, int)
-    for i in range(args.steps):
+    for _ in range(args.steps):
         if len(queue) < args.batch:
             queue = rng.permutation(len(corpus.images))
         chosen, queue = np.split(queue, [args.batch])
         low, high = corpus.first[chosen], corpus.first[chosen + 1]
         said = rng.integers(low, high, (args.captions, args.batch)).reshape(-1)
-        missing = (~corpus.image_facts[chosen]).astype(np.float32)
-        is_true = missing @ corpus.caption_facts[said].astype(np.float32).T == 0
-        keep = args.keep if i < args.steps * (1 - args.full) else 1.0
-        order = rng.permutation(grid * grid)[: round(grid * grid * keep)]
-        images = augment(corpus.images[chosen], rng)
-        cells = images.reshape(-1, grid, patch, grid, patch, 3).swapaxes(2, 3)
-        cells = cells.reshape(-1, grid * grid, patch, patch, 3)[:, order]
-        strips = cells.swapaxes(1, 2).reshape(-1, patch, patch * len(order), 3)
-        yield strips, order, corpus.tokens[said], is_true
+        asked = np.concatenate([corpus.names, said])
+        is_true = truth(corpus, chosen, asked)
+        share = truth(corpus, some, asked).mean(axis=0).clip(1 / len(some))
+        prior = np.log(share / (1 - share)).astype(np.float32)
+        yield augment(corpus.images[chosen], rng), words[asked], is_true, prior
+
+
+def truth(corpus: Corpus, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+    """Which of the captions [T] are true of which of the images [B] -> bool [B, T]."""
+    missing = (~corpus.image_facts[images]).astype(np.float32)
+    return missing @ corpus.caption_facts[captions].astype(np.float32).T == 0
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -168,88 +264,86 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return ((images * gain / 255.0 - MEAN) / STD).astype(np.float32)
 
 
-def train(plan: Blueprint, weights, corpus: Corpus, args: argparse.Namespace, began: float):
-    """Yields the weights every `save_every` steps and at the end."""
-    warmup = args.steps // 12
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.lr, warmup, args.steps, args.lr / 50)
-    decay = {path: leaf.ndim > 1 for path, leaf in weights.items()}
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=0.1, mask=decay),
-    )
+def train(plan: Blueprint, weights, words, corpus: Corpus, args: argparse.Namespace, began: float):
+    """Yields the weights every `save_every` steps and at the end; the text tower stays."""
+    text = {path: leaf for path, leaf in weights.items() if path.startswith("text/")}
+    weights = {path: leaf for path, leaf in weights.items() if path not in text}
+    optimizer = make_optimizer(args, weights)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(weights, state, batch):
-        loss = functools.partial(loss_of, plan)
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(weights, *batch)
+        def loss(weights):
+            return loss_of(plan.merge(text | weights), *batch)
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(weights)
         updates, state = optimizer.update(grads, state, weights)
         return optax.apply_updates(weights, updates), state, metrics
 
     state = optimizer.init(weights)
     history = (args.out / "train_log.jsonl").open("w")
-    for i, batch in enumerate(batches(corpus, args)):
+    for i, batch in enumerate(batches(corpus, words, args)):
         weights, state, metrics = step(weights, state, batch)
-        if (i + 1) % 25 == 0:
+        if (i + 1) % 100 == 0:
             row = {name: round(float(value), 4) for name, value in metrics.items()}
             row = {"step": i + 1, "seconds": round(time.monotonic() - began), **row}
             history.write(json.dumps(row) + "\n")
             history.flush()
             log.info("%s", row)
         if (i + 1) % args.save_every == 0 or i + 1 == args.steps:
-            yield jax.device_get(weights)
+            yield jax.device_get(text | weights)
     history.close()
 
 
-def loss_of(plan: Blueprint, weights, strips, order, tokens, is_true):
-    """The class token's and the patches' loss, and how many true captions each recognises."""
-    weights, bias = split_bias(weights)
-    clip = plan.merge(weights)
-    words = unit(clip.text(tokens))
-    whole, patches = encode(clip.vision, strips, order)
+def make_optimizer(args: argparse.Namespace, weights) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for everything else."""
+    pace = optax.warmup_cosine_decay_schedule(0.0, args.lr, args.steps // 12, args.steps)
+    groups = {
+        "matrix": optax.contrib.muon(lambda step: 10 * pace(step), weight_decay=0.01),
+        "other": optax.adamw(pace, b2=0.99, weight_decay=0.01),
+    }
+    is_matrix = {path: "/blocks/" in path and leaf.ndim == 2 for path, leaf in weights.items()}
+    labels = {path: "matrix" if yes else "other" for path, yes in is_matrix.items()}
+    return optax.partition(groups, labels)
+
+
+def loss_of(clip: Clip, images, words, is_true, prior):
+    """The class token's and the patches' loss, summed over captions, mean over images.
+
+    `prior` [T] is the log-odds of a caption over all images (logit adjustment, Menon et al. 2021):
+    without it the towers first learn which captions are common, and every text grows alike.
+    """
+    whole, patches = encode(clip.vision, images)
     whole = unit(whole) @ words.T
     pooled = pool(jnp.einsum("bne,te->btn", unit(patches), words))
     scale = jnp.exp(clip.logit_scale[...])
-    losses = {
-        "loss_class": sigmoid_loss(scale * (whole - bias[0]), is_true),
-        "loss_patch": sigmoid_loss(scale * (pooled - bias[1]), is_true),
-    }
-    right = {"class": (whole > bias[0]) == is_true, "patch": (pooled > bias[1]) == is_true}
-    recall = {f"recall_{k}": jnp.sum(v * is_true) / jnp.sum(is_true) for k, v in right.items()}
-    return losses["loss_class"] + losses["loss_patch"], {**losses, **recall, "scale": scale}
+    losses, metrics = [], {"scale": scale}
+    for name, cosine in (("class", whole), ("patch", pooled)):
+        each = optax.sigmoid_binary_cross_entropy(scale * cosine + prior, is_true)
+        losses.append(each.sum(axis=1).mean())
+        metrics |= {f"loss_{name}": losses[-1], f"gain_{name}": gain(cosine, is_true)}
+    return sum(losses), metrics
 
 
-def split_bias(weights):
-    """The two cosines above which a caption counts as true; they are not part of the CLIP."""
-    rest = {path: leaf for path, leaf in weights.items() if path != "bias"}
-    return rest, weights["bias"]
+def gain(cosine: jax.Array, is_true: jax.Array) -> jax.Array:
+    """How much larger the cosine [B, T] of true pairs is than that of false ones, in the mean."""
+    true = jnp.sum(cosine * is_true) / jnp.sum(is_true)
+    return true - jnp.sum(cosine * ~is_true) / jnp.sum(~is_true)
 
 
-def encode(vision: ClipVision, strips: jax.Array, order: jax.Array):
-    """Some patches of each image, side by side, and their places in the positional table.
-
-    strips [B, p, n p, 3], order [n] -> class token [B, E] and patches [B, n, E]. Patches that are
-    left out cost nothing (FLIP, Li et al. 2023).
-    """
-    patches = vision.patch(strips)[:, 0]  # [B, n, C]
-    first = jnp.broadcast_to(vision.class_embedding[...], (len(patches), 1, patches.shape[-1]))
-    positions = jnp.concatenate([vision.positions[:1], vision.positions[1:][order]])
-    x = vision.norm_pre(jnp.concatenate([first, patches], axis=1) + positions)
+def encode(vision: ClipVision, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """images [B, S, S, 3] -> class token [B, E] and severed patches [B, N, E], from one trunk."""
+    x = vision.embed(images)
     *blocks, last = vision.blocks
     for block in blocks:
         x = block(x)
     whole = vision.project(last(x, num_queries=1)[:, 0])
-    severed = sever(last, x, Gps(), (1, x.shape[1] - 1))
+    severed = sever(last, x, Gps(), vision.grid(images))
     return whole, vision.project(severed[:, 1:])
 
 
 def pool(cosine: jax.Array, sharpness: float = 12.0) -> jax.Array:
     """cosine [B, T, N] -> [B, T]: the mean over patches, weighted to where a caption fits best."""
     return jnp.sum(jax.nn.softmax(sharpness * cosine, axis=-1) * cosine, axis=-1)
-
-
-def sigmoid_loss(logits: jax.Array, is_true: jax.Array) -> jax.Array:
-    """Binary cross-entropy of logits [B, T], summed over captions, mean over images."""
-    return optax.sigmoid_binary_cross_entropy(logits, is_true).sum(axis=1).mean()
 
 
 def config(vocab_size: int) -> dict:
