@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from opvseg_jax import templates as sentences
 from opvseg_jax.core.cache import cache_folder, keep_compiled
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.precision import dtype_of
@@ -90,14 +91,20 @@ def zeroshot(
 
 
 class WordEncoder:
-    """`encode(vocabulary) -> TextFeatures`: background words added, cached on disk, padded."""
+    """`encode(vocabulary) -> TextFeatures`: background words added, cached on disk, padded.
 
-    def __init__(self, clip: LoadedClip, chosen: Preset, dtype_name: str):
-        self._clip, self._preset, self._dtype_name = clip, chosen, dtype_name
-        self._tokenizer = Tokenizer.from_folder(clip.tokenizer, clip.size.context)
-        if self._tokenizer.vocab_size > clip.size.vocab_size:
+    `keeps_prompts`: templates stay apart and generic parts are there, as trained methods want.
+    """
+
+    def __init__(
+        self, clip: LoadedClip, chosen: Preset, dtype_name: str, *, keeps_prompts: bool = False
+    ):
+        self.clip, self.preset, self.dtype_name = clip, chosen, dtype_name
+        self.keeps_prompts = keeps_prompts
+        self.tokenizer = Tokenizer.from_folder(clip.tokenizer, clip.size.context)
+        if self.tokenizer.vocab_size > clip.size.vocab_size:
             raise UserError(
-                f"{clip.tokenizer}: the tokenizer knows {self._tokenizer.vocab_size} tokens and "
+                f"{clip.tokenizer}: the tokenizer knows {self.tokenizer.vocab_size} tokens and "
                 f"the model {clip.size.vocab_size}: they do not belong together"
             )
         self._run = jax.jit(lambda weights, tokens: _embed(clip.plan, weights, tokens))
@@ -105,27 +112,43 @@ class WordEncoder:
     def __call__(self, vocabulary: Vocabulary) -> TextFeatures:
         features = encode_vocabulary(
             self._encode,
-            self._tokenizer,
-            with_background(vocabulary, self._preset.background),
-            self._preset.templates,
-            part_templates=self._preset.part_templates,
-            part_style=self._preset.part_style,
+            self.tokenizer,
+            with_background(vocabulary, self.preset.background),
+            self.preset.templates,
+            part_templates=self.preset.part_templates,
+            part_style=self.preset.part_style,
             cache=cache_folder(),
             weights_digest=self._digest,
         )
+        if self.keeps_prompts:
+            return pad_to_buckets(
+                dataclasses.replace(features, phrases=None, phrase_to_object=None)
+            )
         return pad_to_buckets(_needed(features))
+
+    def recipe(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """How words become sentences, for programs that do it without this package."""
+        chosen = self.preset
+        objects = _listed(chosen.templates)
+        parts = objects if chosen.part_templates is None else _listed(chosen.part_templates)
+        return {
+            "templates": objects,
+            "part_templates": parts,
+            "part_phrase": sentences.PART_PHRASES[chosen.part_style or "possessive"],
+            "background": list(vocabulary.background or chosen.background),
+        }
 
     def _encode(self, tokens: jax.Array) -> jax.Array:
         """tokens [batch, context] -> [batch, E]; what is padding in every text is cut off."""
         tokens = np.asarray(tokens)
-        length = 1 + int(np.argmax(tokens == self._tokenizer.end, axis=1).max())
-        return self._run(self._clip.weights, tokens[:, : _context(length, tokens.shape[1])])
+        length = 1 + int(np.argmax(tokens == self.tokenizer.end, axis=1).max())
+        return self._run(self.clip.weights, tokens[:, : _context(length, tokens.shape[1])])
 
     @functools.cached_property
     def _digest(self) -> str:
         """Of the text tower's numbers and of how they are computed with."""
-        found = hashlib.sha256(self._dtype_name.encode())
-        for path, leaf in sorted(part_of(self._clip.weights, "text").items()):
+        found = hashlib.sha256(self.dtype_name.encode())
+        for path, leaf in sorted(part_of(self.clip.weights, "text").items()):
             found.update(path.encode())
             found.update(np.ascontiguousarray(leaf))
         return found.hexdigest()
@@ -186,6 +209,12 @@ def _canvases(
             f"crop_size {options.crop_size}: expected at least a patch of {size.patch_size}"
         )
     return tuple((detail * height, detail * width) for height, width in canvases)
+
+
+def _listed(templates: str | tuple[str, ...]) -> list[str]:
+    if not isinstance(templates, str):
+        return list(templates)
+    return [templates] if sentences.BARE in templates else list(sentences.named(templates))
 
 
 def _context(length: int, context: int) -> int:

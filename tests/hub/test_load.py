@@ -81,9 +81,13 @@ def test_a_model_that_cannot_be_fetched_says_what_to_put_where(monkeypatch, tmp_
 
 
 def test_a_tokenizer_of_another_model_is_noticed(folder):
-    known = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"] |= {f"unheard{i}": known + i for i in range(known)}
+    words = tokenizer["model"]["vocab"]
+    words["unheard"] = len(words) - 2  # the start and the end stay last
+    for i, special in enumerate(("<|startoftext|>", "<|endoftext|>"), start=len(words) - 2):
+        words[special] = i
+    for added in tokenizer["added_tokens"]:
+        added["id"] = words[added["content"]]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match="do not belong together"):
         load(folder)
