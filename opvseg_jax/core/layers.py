@@ -65,7 +65,7 @@ class LayerScale(nnx.Module):
     """A learned factor for each channel."""
 
     def __init__(self, width: int, *, initial: float = 1.0):
-        self.scale = nnx.Param(jnp.full((width,), initial))
+        self.scale = nnx.Param(jnp.full((width,), initial, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x * self.scale[...].astype(x.dtype)
