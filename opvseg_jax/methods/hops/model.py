@@ -133,6 +133,7 @@ class Hops(ClipAndDino):
         record(taps, "regions", regions)
         logits = self.part_logits(images, regions, text, mode, within(taps, "parts"))
         parts = paste_parts(logits, regions, text)
+        record(taps, "pasted", parts)
         return Stages(objects, regions, parts, count_dropped(labels, num_objects, regions))
 
     def object_logits(

@@ -28,7 +28,7 @@ class PartCatSegSize:
     pooling: tuple[int, int] = (2, 2)
     partless: str = "class"
     undo_padding: bool = True
-    templates: str = "imagenet"
+    templates: str = "imagenet80"
 
     def __post_init__(self):
         if self.partless not in ("class", "background"):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from opvseg_jax.aggregation.cost_volume import unit
+from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.shapes import dims
 from opvseg_jax.methods.base import Method
 from opvseg_jax.methods.partcatseg.losses import with_parts
@@ -37,6 +38,8 @@ class ClipAndDino(Method):
 
     def trained_on(self, text: TextFeatures) -> TextFeatures:
         """The words as training sees them: objects without parts are background."""
+        if not len(text.parts):
+            raise UserError("training needs a vocabulary with parts: none of its objects has any")
         text = self.with_background(text)
         return dataclasses.replace(text, object_mask=with_parts(text))
 
