@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from opvseg_jax.aggregation.attention_kinds import Summary
 from opvseg_jax.aggregation.blocks import Block, Classes, Mode
@@ -32,19 +33,38 @@ def run_blocks(
 ) -> jax.Array:
     """x [B, T, H, W, C], appearance [B, H, W, G] -> [B, T, H, W, C].
 
-    With `remat`, the backward pass computes the inside of each block again instead of keeping it.
+    With `remat`, the backward pass computes the inside of each block again instead of keeping it;
+    of the taps there are then only those that are single numbers, which losses need.
     """
+
+    def step(block: Block, x: jax.Array, here: Taps) -> jax.Array:
+        prepared = block.prepare(x, appearance, here)
+        summary = block.summarise(prepared, classes, mode)
+        return block.finish(prepared, appearance, classes, summary, mode, here)
+
     for index, block in enumerate(blocks):
         here = within(taps, f"block_{index}")
-
-        def step(x, block=block, here=here):
-            prepared = block.prepare(x, appearance, here)
-            summary = block.summarise(prepared, classes, mode)
-            return block.finish(prepared, appearance, classes, summary, mode, here)
-
-        x = jax.checkpoint(step)(x) if remat and taps is None else step(x)
+        x = _step_again(step, block, x, here) if remat else step(block, x, here)
         record(here, "out", x)
     return x
+
+
+def _step_again(step: Callable[..., jax.Array], block: Block, x: jax.Array, here: Taps):
+    """The step under `jax.checkpoint`; state that it moves has to leave it as a result."""
+    graphdef, leaves = nnx.split(block)
+
+    @jax.checkpoint
+    def inside(leaves: nnx.State, x: jax.Array) -> tuple[jax.Array, dict, nnx.State]:
+        block, found = nnx.merge(graphdef, leaves), {}
+        y = step(block, x, found)
+        numbers = {name: v for name, v in found.items() if not isinstance(v, dict) and not v.ndim}
+        return y, numbers, nnx.state(block, nnx.BatchStat)
+
+    y, numbers, statistics = inside(leaves, x)
+    nnx.update(block, statistics)
+    if here is not None:
+        here |= numbers
+    return y
 
 
 class _Carry(NamedTuple):

@@ -3,6 +3,8 @@
 The decoder is CAT-Seg's.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from opvseg_jax.encoders.sizes import Tower
 from opvseg_jax.methods.pcaseg import port
 from opvseg_jax.methods.pcaseg.losses import mean_overlap, similarity
 from opvseg_jax.methods.pcaseg.model import PcaSeg
-from opvseg_jax.methods.pcaseg.sizes import LEARNING_RATES, PcaSegSize
+from opvseg_jax.methods.pcaseg.sizes import LEARNING_RATES, of_catseg
 from opvseg_jax.port.rules import convert, publish
 from parity.aggregation_cases import head_size, layer_size, maps, per_class, to_volume, volume
 from parity.harness import Case, register
@@ -198,8 +200,7 @@ def _model(case: Case, weights: dict, **more):
     names = [name for name in weights if name.startswith(prefix)]
     clip = {name.removeprefix(prefix): weights[name] for name in names}
     size = size_with(case, eva_size(case, case.config["clip"], clip), num_experts=_experts(case))
-    fields = {name: getattr(size, name) for name in size.__dataclass_fields__}
-    size = PcaSegSize(**fields, **more)
+    size = dataclasses.replace(of_catseg(size), **more)
     return lambda: PcaSeg(size, rngs=nnx.Rngs(0))
 
 

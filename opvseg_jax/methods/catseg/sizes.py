@@ -50,6 +50,27 @@ SIZES = {
     "L/14@336": published(CLIP["L/14@336"], 336, (7, 15)),
 }
 
+
+def tiny(clip: ClipSize | EvaClipSize, image_size: int = 128, **head) -> CatSegSize:
+    """A variant for PartWorld on a small CLIP, that trains in minutes on a CPU."""
+    depth, grid = clip.vision.num_layers, image_size // clip.patch_size
+    small = HeadSize(
+        embed_dim=clip.embed_dim,
+        hidden=32,
+        window=grid // 2,
+        text_guidance=32,
+        appearance_in=clip.embed_dim,
+        appearance=32,
+        decoder=(32, 16),
+        decoder_in=(32, 16),
+        decoder_guidance=(16, 8),
+        class_limit=32,
+        **head,
+    )
+    hooks = (max(depth // 3 - 1, 0), max(2 * depth // 3 - 1, 0))
+    return CatSegSize(clip, small, image_size, hooks, sliding=None)
+
+
 # Ordered tables over leaf paths, the first match counts. Learning rates are factors of the base
 # rate; 0 freezes. The released code trains no position embeddings, though it seems to mean to.
 LEARNING_RATES = (

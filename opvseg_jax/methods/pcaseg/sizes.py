@@ -5,8 +5,8 @@ Source: PixelSegTech/PCA-Seg at commit 59c90ea; encoders from xiaomoguhz/DeCLIP 
 
 import dataclasses
 
-from opvseg_jax.encoders.eva_clip import EVA_CLIP
-from opvseg_jax.encoders.sizes import CLIP
+from opvseg_jax.encoders.eva_clip import EVA_CLIP, EvaClipSize
+from opvseg_jax.encoders.sizes import CLIP, ClipSize
 from opvseg_jax.methods.catseg import sizes as catseg
 from opvseg_jax.methods.catseg.sizes import CatSegSize, published
 
@@ -23,10 +23,19 @@ class PcaSegSize(CatSegSize):
     orthogonality: float = PAPER_WEIGHT
 
 
-def _parallel(clip, image_size: int, hooks: tuple[int, int]) -> PcaSegSize:
-    size = published(clip, image_size, hooks, num_experts=4)
+def of_catseg(size: CatSegSize) -> PcaSegSize:
+    """The same with nothing more said."""
     fields = {field.name: getattr(size, field.name) for field in dataclasses.fields(size)}
     return PcaSegSize(**fields)
+
+
+def tiny(clip: ClipSize | EvaClipSize, image_size: int = 128) -> PcaSegSize:
+    """A variant for PartWorld on a small CLIP: one layer, which is two blocks, of two experts."""
+    return of_catseg(catseg.tiny(clip, image_size, num_experts=2, num_layers=1))
+
+
+def _parallel(clip: ClipSize | EvaClipSize, image_size: int, hooks: tuple[int, int]) -> PcaSegSize:
+    return of_catseg(published(clip, image_size, hooks, num_experts=4))
 
 
 SIZES = {
