@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from opvseg_jax.core.platform import platform
 from opvseg_jax.core.shapes import dims
 
 
@@ -17,7 +18,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool =
 
     Logits and softmax are float32 whatever comes in.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jax.nn.dot_product_attention(query, key, value, is_causal=causal)
     # XLA:CPU multiplies fastest with the heads in front: 16 against 26 ms of processor time for
     # the 577 tokens of ViT-B at 384 pixels (2-core x86 CPU, 2026-11-21).

@@ -44,26 +44,28 @@ class Segmenter:
         canvases: tuple[Canvas, ...],
         tile: int = 512,
         max_side: int = 2048,
+        stretch: bool = False,
     ):
         """`canvases` are (height, width); one call computes `tile` x `tile` pixels of a label map.
 
-        Finer label maps than `max_side` are computed at that size and copied up.
+        Finer label maps than `max_side` are computed at that size and copied up. `stretch`: a
+        photo fills its canvas whatever its shape, as methods want that were trained so.
         """
-        self.name = name
+        self.name, self.method, self.encode_words = name, method, encode_words
         self.weights = weights
         self.canvases = canvases
-        self.tile, self.max_side = tile, max_side
+        self.tile, self.max_side, self.stretch = tile, max_side, stretch
         self.words = functools.lru_cache(maxsize=8)(encode_words)
-        self._side = max(max(canvas) for canvas in canvases)
-        self._score = jax.jit(functools.partial(_score, method, self._side))
-        self._label = jax.jit(functools.partial(_label_tile, tile))
+        self.side = max(max(canvas) for canvas in canvases)
+        self._score = jax.jit(functools.partial(score_canvas, method, self.side))
+        self._label = jax.jit(functools.partial(label_tile, tile))
 
     def __call__(self, image: Any, vocabulary: Any) -> Segmentation:
         """`image`: a path, a PIL image or uint8 [H, W, 3]; `vocabulary`: see `Vocabulary.of`."""
         vocabulary = Vocabulary.of(vocabulary)
         photo = as_photo(image)
         text = self.words(vocabulary)
-        canvas, content = fit(photo.image, self.canvases)
+        canvas, content = fit(photo.image, self.canvases, stretch=self.stretch)
         scores, *confidence = self._score(self.weights, canvas[None], content, text)
         objects, parts = self._label_maps(scores, text, content, photo.image.shape[:2])
         of_objects, of_parts = (np.asarray(values) for values in confidence)
@@ -85,7 +87,7 @@ class Segmenter:
         """Reads the scores at the photo's size, tile by tile -> two int32 [H, W]."""
         shrink = min(1.0, self.max_side / max(photo))
         size = tuple(max(1, round(side * shrink)) for side in photo)
-        share = content / self._side  # of the scores, which are padded to a square
+        share = content / self.side  # of the scores, which are padded to a square
         objects, parts = np.empty(size, np.int32), np.empty(size, np.int32)
         for top in range(0, size[0], self.tile):
             for left in range(0, size[1], self.tile):
@@ -121,16 +123,19 @@ def as_photo(image: Any) -> Photo:
     return Photo(image, image.shape[:2], Path())
 
 
-def fit(photo: np.ndarray, canvases: tuple[Canvas, ...]) -> tuple[np.ndarray, np.ndarray]:
+def fit(
+    photo: np.ndarray, canvases: tuple[Canvas, ...], *, stretch: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """photo uint8 [H, W, 3] -> canvas uint8 [h, w, 3], content (rows, columns) that it fills.
 
     The canvas on which the photo is largest is taken, of equal ones the smallest; the photo lies
-    in its top left corner. A very thin photo is widened to `LEAST` pixels.
+    in its top left corner. A very thin photo is widened to `LEAST` pixels. With `stretch` it fills
+    the canvas.
     """
     height, width = photo.shape[:2]
     scale, _, canvas = max((min(h / height, w / width), -h * w, (h, w)) for h, w in canvases)
     content = tuple(
-        min(max(LEAST, round(side * scale)), most)
+        most if stretch else min(max(LEAST, round(side * scale)), most)
         for side, most in zip((height, width), canvas, strict=True)
     )
     resized = Image.fromarray(photo).resize(content[::-1], Image.Resampling.BICUBIC, reducing_gap=3)
@@ -139,7 +144,7 @@ def fit(photo: np.ndarray, canvases: tuple[Canvas, ...]) -> tuple[np.ndarray, np
     return filled, np.asarray(content, np.int32)
 
 
-def _score(method: Blueprint, side: int, weights, images, content, text: TextFeatures):
+def score_canvas(method: Blueprint, side: int, weights, images, content, text: TextFeatures):
     """The method on one canvas, its scores padded to a square of `side`, and mean confidences."""
     _, height, width, _ = images.shape
     rows, columns = jnp.arange(height) < content[0], jnp.arange(width) < content[1]
@@ -173,7 +178,7 @@ def _mean_confidence(scores: jax.Array | None) -> jax.Array:
     return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)[:-1]
 
 
-def _label_tile(side: int, scores: Outputs, part_to_object: jax.Array, place: jax.Array):
+def label_tile(side: int, scores: Outputs, part_to_object: jax.Array, place: jax.Array):
     """The labels of one tile: objects int32 [side, side] and parts, -1 where there is nothing.
 
     `place` is (top, left, height, width, share of rows, share of columns): where the tile begins

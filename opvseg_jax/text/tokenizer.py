@@ -125,6 +125,10 @@ class Tokenizer:
         settings = f"{self.context} {self.pad} {self._backend.to_str()}"
         return hashlib.sha256(settings.encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        return self._backend.to_str()
+
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size} tokens, context {self.context})"
 
