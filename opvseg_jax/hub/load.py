@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from opvseg_jax.encoders.sizes import ClipSize
 from opvseg_jax.hub.download import is_repository
 from opvseg_jax.hub.encoders import LoadedClip, LoadedDino, load_clip, load_dino
 from opvseg_jax.hub.presets import Preset, nearest, preset, presets, shipped
+from opvseg_jax.hub.trained import is_trained_folder, load_trained
 from opvseg_jax.inference.segmenter import Segmenter
 from opvseg_jax.methods.zeroshot.model import ZeroShot, ZeroShotOptions
 from opvseg_jax.text.features import TextFeatures, encode_vocabulary, pad_to_buckets
@@ -29,6 +31,7 @@ from opvseg_jax.vocabulary import Vocabulary
 
 SHORT_CONTEXT = 24  # tokens: most names in most templates fit, at a third of the work of 77
 PRESET_FIELDS = ("background", "canvases", "dino", "part_style", "part_templates", "templates")
+TRAINED_FIELDS = ("background", "templates")
 MAX_DETAIL = 4
 
 
@@ -45,9 +48,13 @@ def load(
     `ref` may be a folder as HuggingFace publishes CLIP, one of its repositories, or a .pt file of
     OpenAI; `like` then names a model whose settings it takes. `detail` n looks at photos n times
     as large, in windows. `settings` are fields of the method's options, or `background`,
-    `canvases`, `dino`, `templates`, `part_templates`, `part_style`.
+    `canvases`, `dino`, `templates`, `part_templates`, `part_style`. A folder of `opvseg convert`
+    takes `background` and `templates` alone.
     """
     keep_compiled()
+    folder = Path(ref).expanduser()
+    if is_trained_folder(folder):
+        return _load_trained(folder, like, detail, dtype, settings)
     chosen = _chosen(ref, like)
     if detail not in range(1, MAX_DETAIL + 1):
         raise UserError(f"detail {detail!r}: expected a whole number from 1 to {MAX_DETAIL}")
@@ -59,7 +66,7 @@ def load(
     dino = None
     if chosen.dino:
         dino = load_dino(shipped(chosen.dino) or chosen.dino, dtype=compute)
-    options = dataclasses.replace(options, windows=detail, **_pixels(clip, dino))
+    options = dataclasses.replace(options, windows=options.windows * detail, **_pixels(clip, dino))
     canvases = _canvases(chosen, clip.size, options, detail)
     plan, weights = zeroshot(clip, dino, options)
     words = WordEncoder(clip, chosen, str(jnp.dtype(compute)))
@@ -70,6 +77,30 @@ def load(
         encode_words=words,
         canvases=canvases,
         tile=128 if clip.size.image_size <= 128 else 512,
+    )
+
+
+def _load_trained(
+    folder: Path, like: str | None, detail: int, dtype: str, settings: dict[str, Any]
+) -> Segmenter:
+    """A converted checkpoint. What it has learnt fixes everything but the words."""
+    if like is not None or detail != 1:
+        raise UserError(f"{folder} is a trained model: `like` and `detail` are not for those")
+    for key in settings:
+        if key not in TRAINED_FIELDS:
+            raise UserError(f"unknown setting {key!r}: {nearest(key, TRAINED_FIELDS)}")
+    compute = dtype_of(dtype)
+    trained = load_trained(folder, compute)
+    own = {"background": (), "templates": trained.templates, "part_templates": None}
+    chosen = Preset(name=str(folder), method=trained.method, clip="", **(own | settings))
+    words = WordEncoder(trained.clip, chosen, str(jnp.dtype(compute)), keeps_prompts=True)
+    return Segmenter(
+        name=chosen.name,
+        method=trained.plan,
+        weights=trained.weights,
+        encode_words=words,
+        canvases=(trained.canvas,),
+        stretch=True,
     )
 
 
@@ -194,7 +225,7 @@ def _canvases(
     chosen: Preset, size: ClipSize, options: ZeroShotOptions, detail: int
 ) -> tuple[tuple[int, int], ...]:
     """The canvases of the model, or two that hold 3 x 4 photos, at `detail` times their sides."""
-    step = math.lcm(size.patch_size, options.stride)
+    step = math.lcm(size.patch_size * (options.windows // detail), options.stride)
     canvases = chosen.canvases
     if canvases is None:
         short, long = (round(size.image_size * share / step) * step for share in (1.5, 2.0))

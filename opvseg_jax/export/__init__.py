@@ -1,0 +1,1 @@
+"""A segmenter as compiled functions beside their weights, for programs without this package."""
