@@ -1,9 +1,10 @@
 """`opvseg models`: what `--model` and `opvseg_jax.load` know by name."""
 
 import argparse
+import json
 import textwrap
 
-HEADER = ("model", "method", "encoders", "MB", "licence", "on disk")
+HEADER = ("model", "method", "files", "MB", "licence", "on disk")
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         (
             preset.name,
             preset.method,
-            " + ".join(preset.encoders),
+            " + ".join(preset.encoders) or preset.checkpoint or "not published",
             str(preset.megabytes),
             preset.licence,
             "shipped" if preset.is_shipped else "yes" if is_on_disk(preset) else "no",
@@ -37,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
     print()
     for preset in presets().values():
         print(textwrap.fill(f"{preset.name}: {preset.about}", 100, subsequent_indent="  "))
-    print("\nA folder as HuggingFace publishes CLIP, or OpenAI's .pt file, can be used in place of")
+        if preset.figures:
+            figures = json.dumps(preset.figures).replace('"', "")
+            print(textwrap.fill(f"published: {figures[1:-1]}", 100, initial_indent="  "))
+    print("\nFiles of trained methods are fetched by hand, then `opvseg convert` makes a model.")
+    print("A folder as HuggingFace publishes CLIP, or OpenAI's .pt file, can be used in place of")
     print("a name. Where files come from: opvseg_jax/hub/models.json.")
     return 0

@@ -21,7 +21,7 @@ from opvseg_jax.core.weights import Blueprint, blueprint, part_of
 from opvseg_jax.encoders.sizes import ClipSize
 from opvseg_jax.hub.download import is_repository
 from opvseg_jax.hub.encoders import LoadedClip, LoadedDino, load_clip, load_dino
-from opvseg_jax.hub.presets import Preset, nearest, preset, presets, shipped
+from opvseg_jax.hub.presets import Preset, by_hand, nearest, preset, presets, shipped
 from opvseg_jax.hub.trained import is_trained_folder, load_trained
 from opvseg_jax.inference.segmenter import Segmenter
 from opvseg_jax.methods.zeroshot.model import ZeroShot, ZeroShotOptions
@@ -53,6 +53,11 @@ def load(
     """
     keep_compiled()
     folder = Path(ref).expanduser()
+    named = presets().get(os.fspath(ref))
+    if named is not None and named.is_trained:
+        folder = named.folder
+        if not is_trained_folder(folder):
+            raise UserError(by_hand(named))
     if is_trained_folder(folder):
         return _load_trained(folder, like, detail, dtype, settings)
     chosen = _chosen(ref, like)
@@ -203,6 +208,8 @@ def _chosen(ref: str | os.PathLike, like: str | None) -> Preset:
     is_place = is_repository(name) or os.path.exists(os.path.expanduser(name))
     if not is_place and os.sep not in name and not name.endswith((".pt", ".pth")):
         raise UserError(f"unknown model {name!r}: {nearest(name, presets())}")
+    if like is not None and preset(like).is_trained:
+        raise UserError(f"{like} is a trained model: a CLIP alone cannot be like it")
     if like is None:
         return Preset(name=name, method="zeroshot", clip=name)
     return dataclasses.replace(preset(like), name=name, clip=name)
