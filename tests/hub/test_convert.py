@@ -4,6 +4,7 @@ import dataclasses
 import json
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from hub.conftest import _int, _tensor, _text
@@ -15,6 +16,7 @@ from opvseg_jax.core.errors import UserError
 from opvseg_jax.hub import trained
 from opvseg_jax.hub.convert import convert_checkpoint
 from opvseg_jax.hub.load import load
+from opvseg_jax.hub.presets import is_on_disk, presets
 from opvseg_jax.methods.catseg.sizes import CatSegSize
 from opvseg_jax.methods.hops.sizes import HopsSize
 from opvseg_jax.methods.partcatseg.sizes import PartCatSegSize
@@ -38,6 +40,8 @@ SIZES = {
     "partcatseg": {"small": PartCatSegSize(CLIP, **PARTS)},
     "hops": {"small": HopsSize(CLIP, **PARTS)},
 }
+
+PUBLISHED_SIZES = {name: family.sizes for name, family in trained.METHODS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +121,9 @@ def test_a_converted_checkpoint_segments_photos(method, tokenizer, tmp_path, cap
     side = segmenter.canvases[0][0]
     canvas = np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BICUBIC))
     family = trained.METHODS[method]
-    model = family.plan("small").merge(segmenter.weights)
-    text = segmenter.words(result.vocabulary)
-    direct = model(canvas[None], text, np.ones((1, side, side), bool))
+    plan, text = family.plan("small"), segmenter.words(result.vocabulary)
+    run = jax.jit(lambda weights, *inputs: plan.merge(weights)(*inputs))
+    direct = run(segmenter.weights, canvas[None], text, np.ones((1, side, side), bool))
     content = np.asarray([side, side], np.int32)
     scores, *_ = segmenter._score(segmenter.weights, canvas[None], content, text)
     np.testing.assert_allclose(scores.objects, direct.objects[0], atol=1e-4)
@@ -176,3 +180,21 @@ def test_a_folder_that_was_tampered_with_is_refused(tokenizer, tmp_path):
         load(out, detail=2)
     with pytest.raises(UserError, match="unknown setting 'crop_size'"):
         load(out, crop_size=32)
+
+
+def test_a_published_model_that_is_not_here_says_what_to_fetch(tokenizer, tmp_path):
+    with pytest.raises(
+        UserError, match=r"fetch model_base\.pth .* --method catseg model_base\.pth"
+    ):
+        load("catseg-b16")
+    with pytest.raises(UserError, match="its authors published no weights"):
+        load("hops-b16-partimagenet")
+
+
+def test_every_published_model_has_a_size_that_exists():
+    found = [preset for preset in presets().values() if preset.is_trained]
+    assert {preset.method for preset in found} == set(SIZES)
+    for preset in found:
+        assert preset.size in PUBLISHED_SIZES[preset.method], preset.name
+        assert not preset.is_shipped
+        assert not is_on_disk(preset)
