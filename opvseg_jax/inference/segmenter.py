@@ -208,7 +208,7 @@ def _label_strip(objects, parts, part_to_object, columns, rows) -> tuple[jax.Arr
     inside = part_to_object == labels[..., None]  # only the parts of the pixel's own object
     inside &= labels[..., None] >= 0
     own = jnp.where(inside, scores[..., :-1], 0.0)
-    found = jnp.max(own, axis=-1) > scores[..., -1]
+    found = jnp.max(own, axis=-1) > jnp.maximum(scores[..., -1], 0.0)
     return labels, jnp.where(found, jnp.argmax(own, axis=-1), -1)
 
 

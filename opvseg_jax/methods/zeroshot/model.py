@@ -41,7 +41,8 @@ class ZeroShotOptions:
     num_slots: int = 8  # objects that get parts, the largest first
     crop_size: int = 224  # pixels of a square crop in stage two
     stride: int = 4  # canvas pixels for each pixel of the scores
-    windows: int = 1  # stage one sees 1/windows of each side at a time, with half overlap
+    windows: int = 1  # stage one sees 1/windows of each side at a time
+    overlap: float = 0.5  # share of a window that its neighbour sees too
     margin: float = 0.1  # share of its side that a crop shows around the object, on each side
     min_area: float = 0.002  # objects below this share of the canvas get no parts
     alphas: tuple[float, ...] = (1.0,)  # GPS of the last blocks, the very last at the end
@@ -142,7 +143,7 @@ class ZeroShot(Method):
         rows = jnp.arange(len(flat))[:, None]
         full = jnp.zeros((len(flat), num_parts + 1), scores.dtype).at[rows, columns].add(flat)
         full = full.reshape(*scores.shape[:-1], num_parts + 1)
-        return full.at[..., -1].set(1.0 - scores.sum(axis=-1))
+        return full.at[..., -1].set(jnp.maximum(1.0 - scores.sum(axis=-1), 0.0))
 
     def _windowed(self, scaled: jax.Array, words: jax.Array) -> jax.Array:
         """scaled [B, H, W, 3], words [R, P, E] -> cosines [B, n, m, R], seen window by window."""
@@ -154,7 +155,8 @@ class ZeroShot(Method):
         if any(side % (count * patch) for side in size):
             raise ValueError(f"{size} is not made of {count} windows of whole patches of {patch}")
         window = tuple(side // count for side in size)
-        stride = tuple(max(1, side // 2 // patch) * patch for side in window)
+        share = 1 - self.options.overlap
+        stride = tuple(max(1, int(side * share) // patch) * patch for side in window)
         pieces = split_windows(scaled, window, stride)  # [B, V, H, W, 3]
         each = jax.lax.map(
             lambda piece: self._similarity(piece[None], words)[0],
