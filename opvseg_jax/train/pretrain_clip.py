@@ -21,6 +21,7 @@ import argparse
 import functools
 import json
 import logging
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -39,11 +40,11 @@ from opvseg_jax.encoders.clip import Clip
 from opvseg_jax.encoders.clip_text import ClipText
 from opvseg_jax.encoders.clip_vision import ClipVision
 from opvseg_jax.encoders.severance import Gps, sever
-from opvseg_jax.hub.encoders import save_clip
+from opvseg_jax.hub.encoders import load_clip, save_clip
 from opvseg_jax.pipeline import partworld
 from opvseg_jax.pipeline.partworld_captions import Caption
 from opvseg_jax.pipeline.partworld_words import BACKGROUNDS, KINDS, PARTS
-from opvseg_jax.text.tokenizer import train_tokenizer
+from opvseg_jax.text.tokenizer import Tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,10 @@ class Corpus(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--images", type=int, default=48_000, help="images drawn before training")
+    parser.add_argument("--first-image", type=int, default=0, help="of the pretrain split")
+    parser.add_argument("--sharpness", type=float, default=12.0, help="of the pooling of patches")
     parser.add_argument("--steps", type=int, default=3_200)
     parser.add_argument("--text-steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=48)
@@ -103,7 +107,11 @@ def main(argv: list[str] | None = None) -> None:
     weights = jax.jit(lambda: flatten(build(vocab_size, args.seed)))()
     weights["vision/positions"] = wave_positions()
     text_plan = blueprint(lambda: build(vocab_size, args.seed).text)
-    text = train_text(text_plan, part_of(weights, "text"), corpus, args)
+    if args.init:
+        weights = dict(load_clip(args.init).weights)
+        text = part_of(weights, "text")
+    else:
+        text = train_text(text_plan, part_of(weights, "text"), corpus, args)
     words = encode_all(text_plan, text, corpus.tokens)
     log.info("text tower: %.0f s", time.monotonic() - began)
     weights |= {f"text/{path}": leaf for path, leaf in text.items()}
@@ -135,16 +143,21 @@ def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
     """Draws the images in processes, trains the tokenizer on the captions, packs both."""
     chunk = 500
     draw = functools.partial(partworld.render_many, "pretrain", size=VISION["image_size"])
-    jobs = range(0, args.images, chunk)
+    end = args.first_image + args.images
+    jobs = range(args.first_image, end, chunk)
     with ProcessPoolExecutor(args.workers) as pool:
-        drawn = list(pool.map(draw, jobs, [min(chunk, args.images - start) for start in jobs]))
+        drawn = list(pool.map(draw, jobs, [min(chunk, end - start) for start in jobs]))
     captions = [captions for piece in drawn for captions in piece.captions]
     fits = [tuple(c for c in one if len(c.text.split()) < TEXT["context"] - 3) for one in captions]
     captions = [short or one for short, one in zip(fits, captions, strict=True)]
     facts = [facts for piece in drawn for facts in piece.facts]
     names = plain_names()
     flat = [*names, *(caption for one in captions for caption in one)]
-    tokenizer = train_tokenizer([c.text for c in flat], 896, args.out, TEXT["context"])
+    if args.init:
+        shutil.copyfile(args.init / "tokenizer.json", args.out / "tokenizer.json")
+        tokenizer = Tokenizer.from_folder(args.out, TEXT["context"])
+    else:
+        tokenizer = train_tokenizer([c.text for c in flat], 896, args.out, TEXT["context"])
     place = {fact: i for i, fact in enumerate(sorted(frozenset().union(*facts)))}
     corpus = Corpus(
         images=np.concatenate([piece.images for piece in drawn]),
@@ -273,7 +286,7 @@ def train(plan: Blueprint, weights, words, corpus: Corpus, args: argparse.Namesp
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(weights, state, batch):
         def loss(weights):
-            return loss_of(plan.merge(text | weights), *batch)
+            return loss_of(plan.merge(text | weights), *batch, sharpness=args.sharpness)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(weights)
         updates, state = optimizer.update(grads, state, weights)
@@ -306,7 +319,7 @@ def make_optimizer(args: argparse.Namespace, weights) -> optax.GradientTransform
     return optax.partition(groups, labels)
 
 
-def loss_of(clip: Clip, images, words, is_true, prior):
+def loss_of(clip: Clip, images, words, is_true, prior, *, sharpness: float = 12.0):
     """The class token's and the patches' loss, summed over captions, mean over images.
 
     `prior` [T] is the log-odds of a caption over all images (logit adjustment, Menon et al. 2021):
@@ -314,7 +327,7 @@ def loss_of(clip: Clip, images, words, is_true, prior):
     """
     whole, patches = encode(clip.vision, images)
     whole = unit(whole) @ words.T
-    pooled = pool(jnp.einsum("bne,te->btn", unit(patches), words))
+    pooled = pool(jnp.einsum("bne,te->btn", unit(patches), words), sharpness)
     scale = jnp.exp(clip.logit_scale[...])
     losses, metrics = [], {"scale": scale}
     for name, cosine in (("class", whole), ("patch", pooled)):
@@ -341,7 +354,7 @@ def encode(vision: ClipVision, images: jax.Array) -> tuple[jax.Array, jax.Array]
     return whole, vision.project(severed[:, 1:])
 
 
-def pool(cosine: jax.Array, sharpness: float = 12.0) -> jax.Array:
+def pool(cosine: jax.Array, sharpness: float) -> jax.Array:
     """cosine [B, T, N] -> [B, T]: the mean over patches, weighted to where a caption fits best."""
     return jnp.sum(jax.nn.softmax(sharpness * cosine, axis=-1) * cosine, axis=-1)
 

@@ -16,6 +16,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from opvseg_jax.core.image import resize
@@ -42,6 +43,7 @@ class ZeroShotOptions:
     crop_size: int = 224  # pixels of a square crop in stage two
     stride: int = 4  # canvas pixels for each pixel of the scores
     windows: int = 1  # stage one sees 1/windows of each side at a time
+    crop_windows: int = 1  # stage two likewise, of a crop
     overlap: float = 0.5  # share of a window that its neighbour sees too
     margin: float = 0.1  # share of its side that a crop shows around the object, on each side
     min_area: float = 0.002  # objects below this share of the canvas get no parts
@@ -83,7 +85,8 @@ class ZeroShot(Method):
         """Stage one: scaled [B, H, W, 3] in 0..1 -> probabilities [B, h, w, O + 1]."""
         _, height, width, _ = scaled.shape
         names = text.objects if text.phrases is None else text.phrases
-        similarity = self._windowed(scaled, jnp.concatenate([names, text.background]))
+        words = jnp.concatenate([names, text.background])
+        similarity = self._windowed(scaled, words, self.options.windows)
         named, other = jnp.split(similarity, [len(names)], axis=-1)
         if text.phrases is not None:
             named = _best_phrase(named, text)
@@ -117,8 +120,10 @@ class ZeroShot(Method):
         words = text.parts[indices]  # [B, S, M, P, E]
         if options.rest is not None:
             words = jnp.concatenate([words, text.objects[regions.objects][:, :, None]], axis=2)
-        similarity = self._similarity(
-            crops.reshape(-1, side, side, 3), words.reshape(-1, *words.shape[2:])
+        similarity = self._windowed(
+            crops.reshape(-1, side, side, 3),
+            words.reshape(-1, *words.shape[2:]),
+            options.crop_windows,
         )
         similarity = similarity.reshape(b, options.num_slots, *similarity.shape[1:])
         return self._part_scores(
@@ -145,9 +150,8 @@ class ZeroShot(Method):
         full = full.reshape(*scores.shape[:-1], num_parts + 1)
         return full.at[..., -1].set(jnp.maximum(1.0 - scores.sum(axis=-1), 0.0))
 
-    def _windowed(self, scaled: jax.Array, words: jax.Array) -> jax.Array:
-        """scaled [B, H, W, 3], words [R, P, E] -> cosines [B, n, m, R], seen window by window."""
-        count = self.options.windows
+    def _windowed(self, scaled: jax.Array, words: jax.Array, count: int) -> jax.Array:
+        """As `_similarity`, but 1 / `count` of each side at a time."""
         if count == 1:
             return self._similarity(scaled, words)
         b, *size, _ = scaled.shape
@@ -158,9 +162,15 @@ class ZeroShot(Method):
         share = 1 - self.options.overlap
         stride = tuple(max(1, int(side * share) // patch) * patch for side in window)
         pieces = split_windows(scaled, window, stride)  # [B, V, H, W, 3]
+        owners = np.repeat(np.arange(b), pieces.shape[1])
+
+        def one(piece: jax.Array, owner: jax.Array) -> jax.Array:
+            own = words if words.ndim == 3 else words[owner][None]
+            return self._similarity(piece[None], own)[0]
+
         each = jax.lax.map(
-            lambda piece: self._similarity(piece[None], words)[0],
-            pieces.reshape(-1, *window, 3),
+            lambda pair: one(*pair),
+            (pieces.reshape(-1, *window, 3), owners),
             batch_size=WINDOW_BATCH,
         )
         grid, step = (tuple(side // patch for side in pair) for pair in (size, stride))
