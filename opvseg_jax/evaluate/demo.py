@@ -17,7 +17,10 @@ from opvseg_jax.vocabulary import Vocabulary
 SPLITS = ("val_seen", "val_unseen")
 SEEDS = (0, 1, 2)
 SHOWN = {"val_seen": 4, "val_unseen": 8}  # scenes on the contact sheet
-HEADER = ("objects (mIoU)", "shuffled", "ratio", "parts (mIoU)", "shuffled", "ratio")
+HEADER = (
+    *("objects (mIoU)", "shuffled", "ratio"),
+    *("parts (mIoU)", "shuffled", "ratio", "within objects", "ratio"),
+)
 LEAD = (
     "PartWorld is a small drawn world that comes with the library. Its CLIP has read captions that "
     "speak of every kind of object and has never been shown which pixels they mean. Seen kinds "
@@ -25,8 +28,9 @@ LEAD = (
 )
 NOTE = (
     "Percent, mean ± standard deviation over {seeds} worlds of {scenes} scenes for each split; "
-    "parts by Pred-All. Shuffled: objects have one another's words, or parts those of other parts "
-    "of the same object. A model that does not read would reach the same with both."
+    "parts by Pred-All. Shuffled: every class has the word of another. Within objects: parts have "
+    "the words of other parts of their object, which is still found. A model that does not read "
+    "would reach the same with both."
 )
 
 Progress = Callable[[], None]
@@ -92,10 +96,11 @@ class _Pictures:
         self.rows.append(Row(pictures, caption, result.groups()))
 
 
-def _table(split: str, found: list[tuple[Figures, Figures]], scenes: int) -> Table:
+def _table(split: str, found: list[tuple[Figures, Figures, Figures]], scenes: int) -> Table:
     names = {"all": "all words", "seen": "seen", "unseen": "unseen", "harmonic": "h-IoU"}
+    objects, parts, within = zip(*found, strict=True)
     rows = [
-        (label, *(cell for kind in (0, 1) for cell in _cells([f[kind] for f in found], field)))
+        (label, *_cells(objects, field), *_cells(parts, field), *_cells(within, field)[1:])
         for field, label in names.items()
     ]
     rows = [row for row in rows if any(row[1:])]
@@ -105,7 +110,7 @@ def _table(split: str, found: list[tuple[Figures, Figures]], scenes: int) -> Tab
     return Table(f"PartWorld {split}", ("", *HEADER), rows, note)
 
 
-def _cells(found: list[Figures], field: str) -> tuple[str, str, str]:
+def _cells(found: Sequence[Figures], field: str) -> tuple[str, str, str]:
     """Right, shuffled and their ratio; empty where the split has no such class."""
     right, shuffled = (
         np.array([getattr(pick(figure), field) for figure in found]) for pick in (_right, _shuffled)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opvseg_jax.evaluate.confusion import Confusion, Scores
-from opvseg_jax.evaluate.shuffle import shuffled_objects, shuffled_parts, with_shuffled_words
+from opvseg_jax.evaluate.shuffle import shuffled, shuffled_within_objects, with_shuffled_words
 from opvseg_jax.inference.result import Segmentation
 from opvseg_jax.inference.segmenter import Segmenter
 from opvseg_jax.pipeline.partworld import PartWorld, Scene
@@ -49,16 +49,23 @@ def count(
     return found
 
 
-def figures(found: Counted, vocabulary: Vocabulary, seed: int) -> tuple[Figures, Figures]:
-    """Of objects and of parts; `seed` shuffles the words."""
-    kinds = (
-        (found.objects, vocabulary.seen_object_mask, shuffled_objects(vocabulary, seed)),
-        (found.parts, vocabulary.seen_part_mask, shuffled_parts(vocabulary, seed)),
+def figures(found: Counted, vocabulary: Vocabulary, seed: int) -> tuple[Figures, Figures, Figures]:
+    """Of objects, of parts, and of parts whose words are shuffled only within their object.
+
+    `seed` shuffles the words.
+    """
+    objects = (found.objects, vocabulary.seen_object_mask)
+    parts = (found.parts, vocabulary.seen_part_mask)
+    within = shuffled_within_objects(vocabulary, seed)
+    return (
+        _figures(*objects, shuffled(len(vocabulary.objects), seed)),
+        _figures(*parts, shuffled(len(vocabulary.parts), seed)),
+        _figures(*parts, within),
     )
-    return tuple(
-        Figures(confusion.scores(is_seen), with_shuffled_words(confusion, order).scores(is_seen))
-        for confusion, is_seen, order in kinds
-    )
+
+
+def _figures(confusion: Confusion, is_seen: np.ndarray | None, order: np.ndarray) -> Figures:
+    return Figures(confusion.scores(is_seen), with_shuffled_words(confusion, order).scores(is_seen))
 
 
 def scenes_of(split: str, seed: int, count: int, size: int = 128) -> PartWorld:

@@ -18,15 +18,15 @@ def deranged(count: int, rng: np.random.Generator) -> np.ndarray:
             return order
 
 
-def shuffled_objects(vocabulary: Vocabulary, seed: int) -> np.ndarray:
-    """order [O]: the answer "object i" is given where the word of object order[i] fits."""
-    return deranged(len(vocabulary.objects), np.random.default_rng(seed))
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """order [count]: the answer "class i" is given where the word of class order[i] fits."""
+    return deranged(count, np.random.default_rng(seed))
 
 
-def shuffled_parts(vocabulary: Vocabulary, seed: int) -> np.ndarray:
+def shuffled_within_objects(vocabulary: Vocabulary, seed: int) -> np.ndarray:
     """order [T]: the words of parts are exchanged within each object, whose own word stays right.
 
-    That is harder to beat than a shuffle of everything, after which hardly any object is found.
+    That is much harder to beat than a shuffle of all words: the object is still found.
     """
     rng = np.random.default_rng(seed)
     order = np.arange(len(vocabulary.parts))

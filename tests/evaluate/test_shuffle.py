@@ -3,8 +3,8 @@ import numpy as np
 from opvseg_jax.evaluate.confusion import Confusion
 from opvseg_jax.evaluate.shuffle import (
     deranged,
-    shuffled_objects,
-    shuffled_parts,
+    shuffled,
+    shuffled_within_objects,
     with_shuffled_words,
 )
 from opvseg_jax.vocabulary import Vocabulary
@@ -17,11 +17,11 @@ def test_nothing_stays_in_its_place():
         order = deranged(3, np.random.default_rng(seed))
         assert sorted(order) == [0, 1, 2]
         assert (order != [0, 1, 2]).all()
-    assert (shuffled_objects(WORDS, 0) != np.arange(4)).all()
+    assert (shuffled(4, 0) != np.arange(4)).all()
 
 
 def test_parts_change_places_within_their_object():
-    order = shuffled_parts(WORDS, seed=1)
+    order = shuffled_within_objects(WORDS, seed=1)
     np.testing.assert_array_equal(WORDS.part_to_object[order], WORDS.part_to_object)
     assert (order[:5] != np.arange(5)).all()
     assert order[5] == 5  # alone, with nothing to change places with
