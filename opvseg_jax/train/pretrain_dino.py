@@ -70,7 +70,7 @@ STUDENT_VIEWS = {  # of the teacher's view
     "close": View(40, (0.25, 0.55), times=3),
 }
 HIDDEN, BOTTLENECK = 192, 64
-STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.06
+STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.04
 CLASS_WEIGHT = 0.3
 
 
@@ -128,8 +128,9 @@ def main(argv: list[str] | None = None) -> None:
     with (args.out / "train_log.jsonl").open("w") as history:
 
         def tell(row: dict) -> None:
-            row = {name: round(float(value), 4) for name, value in row.items()}
-            row["seconds"] = round(time.monotonic() - began)
+            step, *numbers = row.items()
+            row = {name: round(float(value), 4) for name, value in numbers}
+            row = dict([step]) | {"seconds": round(time.monotonic() - began)} | row
             history.write(json.dumps(row) + "\n")
             history.flush()
             log.info("%s", row)
@@ -142,15 +143,15 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=32_000, help="drawn before training")
-    parser.add_argument("--steps", type=int, default=1_000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--images", type=int, default=10_000, help="drawn before training")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--momentum", type=float, default=0.98, help="of the teacher, at first")
+    parser.add_argument("--momentum", type=float, default=0.97, help="of the teacher, at first")
     parser.add_argument("--prototypes", type=int, default=512)
     parser.add_argument("--class-prototypes", type=int, default=64)
     parser.add_argument("--save-every", type=int, default=250, help="steps")
-    parser.add_argument("--judged", type=int, default=150, help="images of a split to judge by")
+    parser.add_argument("--judged", type=int, default=50, help="images of a split to judge by")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     return parser.parse_args(argv)

@@ -6,11 +6,13 @@ view to those of another. Everything is a matrix product, on any device, without
 Shapes: B images, S pixels of a side, N patches, s and n sides of what comes out.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+HUE = (-0.3 * math.pi, 0.3 * math.pi)
 SATURATION, GAIN, CONTRAST, GREY = (0.3, 1.4), (0.75, 1.25), (0.7, 1.3), 0.15
 
 
@@ -71,7 +73,7 @@ def recolour(dice: jax.Array, images: jax.Array) -> jax.Array:
     In PartWorld colour tells objects apart and says nothing about what they are. dice [B, 5].
     """
     dice = dice[:, :, None, None, None]
-    turn, gain = between(dice[:, 0], (0, 2 * jnp.pi)), between(dice[:, 1], GAIN)
+    turn, gain = between(dice[:, 0], HUE), between(dice[:, 1], GAIN)
     chroma = between(dice[:, 2], SATURATION) * (dice[:, 3] > GREY)
     grey = images.mean(axis=-1, keepdims=True)
     # Turning a colour around the grey axis: `across` is a quarter of a turn away from it.
