@@ -26,6 +26,13 @@ class Parser(argparse.ArgumentParser):
 
 def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Runs a command and turns what it raises into one line and an exit code."""
+    with _noticing_ctrl_c() as pressed:
+        return _guarded(run, args, pressed)
+
+
+def _guarded(
+    run: Callable[[argparse.Namespace], int], args: argparse.Namespace, pressed: "Stop"
+) -> int:
     try:
         return run(args) or 0
     except KeyboardInterrupt as stop:
@@ -34,6 +41,8 @@ def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if pressed.is_wanted:  # Ctrl-C inside an import surfaces as an error of that import
+            return _say("stopped", INTERRUPTED)
         if getattr(args, "debug", False):
             raise
         if isinstance(error, UserError):
@@ -52,10 +61,35 @@ class Stop:
 
 
 @contextlib.contextmanager
+def _noticing_ctrl_c() -> Iterator[Stop]:
+    """Ctrl-C raises `KeyboardInterrupt` as ever and is remembered, whatever becomes of that."""
+    pressed = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def on_signal(number, frame):
+        pressed.is_wanted = True
+        raise KeyboardInterrupt
+
+    def on_dropped(dropped):  # raised in a finaliser: Python drops it and would print a traceback
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+
+    hook, sys.unraisablehook = sys.unraisablehook, on_dropped
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
 def stopping(message: str) -> Iterator[Stop]:
     """Ctrl-C asks to stop at the next good moment and says `message`; a second one stops now.
 
-    A `KeyboardInterrupt` may surface anywhere, even where Python drops it (in a finaliser).
+    A `KeyboardInterrupt` may surface anywhere, this does not.
     """
     stop = Stop()
 

@@ -33,7 +33,7 @@ def test_the_demo_refuses_what_it_cannot_do(opvseg, tmp_path):
 def test_the_doctor_finds_a_sound_installation(opvseg):
     code, out, _ = opvseg("doctor")
     assert code == 0, out
-    assert "no problem found" in out
+    assert "no problems found" in out
     for word in ("Python", "jax ", "JAX computes on", "cache ", "shipped weights", "segmented"):
         assert word in out
 
