@@ -36,14 +36,14 @@ CLAIMED = {
     "clip_hf": {"towers"},
     "dinov2": {"backbone"},
     "deop": {"clip_visual", "text_prompt"},
-    "hops": {"aem", "aggregator", "fusion_afm", "regions"},
+    "hops": {"aem", "aggregator", "full", "fusion_afm", "paper_reading", "regions"},
     "partcatseg": {"aggregator", "full"},
 }
 PLANNED = {
     "cliper": "decision dino_v1 fgc fused_attention pipeline preprocess proxy_last_block sd_tiny "
     "text_classifier visual visual_slide visual_v1",
     "deop": "deop_full eval_metrics heatmap_decoder mask_proposal_stage2 stage1_prompt_learning",
-    "hops": "full metrics paper_reading",
+    "hops": "metrics",
     "langhops": "criterion e2e_eval e2e_train mllm msda object_decoder object_decoder_train_dn "
     "part_decoder part_query_init pixel_decoder pixel_decoder_fusion postprocess primitives "
     "resnet50 semseg_metric swin text",

@@ -1,5 +1,6 @@
 """HOPS: fusion and filter of attention, propagation, regions, both stages, whole runs."""
 
+import dataclasses
 import functools
 import re
 
@@ -14,10 +15,14 @@ from opvseg_jax.hierarchy import attention_fusion, consistency, propagation
 from opvseg_jax.hierarchy.regions import crop_objects, largest_regions
 from opvseg_jax.methods.hops import port
 from opvseg_jax.methods.hops.head import HopsHead, unchanged
+from opvseg_jax.methods.hops.model import Hops
+from opvseg_jax.methods.hops.sizes import PAPER, RELEASED, HopsOptions
+from parity import hops_models
 from parity import part_models as models
-from parity.aggregation_cases import maps, to_maps, to_volume
+from parity.aggregation_cases import maps
 from parity.harness import Case, register
-from parity.part_models import costs_of, recorded_layers, to_costs
+from parity.hops_models import listed_regions
+from parity.part_models import costs_of, recorded_stage, to_costs
 
 
 @register("hops", "aem", layers=("*",))
@@ -115,33 +120,12 @@ def regions(case: Case) -> dict:
     logits = maps(case.tensors["in.obj_logits"])
     found = largest_regions(jnp.argmax(logits, axis=-1), num_objects, num_objects)
     crops = crop_objects(maps(case.tensors["in.image"]), found, (side, side))
-    listed = listed_regions(found, num_objects)
+    listed = listed_regions(found)
     out = {"out.batch_class_xywh": np.array([region.row for region in listed], np.int32)}
     for index, region in enumerate(listed):
         out[f"out.mask.{index}"] = region.mask(found)
         out[f"out.crop.{index}"] = crops[region.image, region.slot].transpose(2, 0, 1)
     return out
-
-
-class Listed:
-    """A region in the reference's order: by image, then by object."""
-
-    def __init__(self, image: int, slot: int, label: int, box):
-        top, left, bottom, right = (int(edge) for edge in box)
-        self.image, self.slot = image, slot
-        self.row = (image, label, left, top, right - left, bottom - top)
-
-    def mask(self, found) -> np.ndarray:
-        return np.asarray(found.slots[self.image] == self.slot).astype(np.uint8)
-
-
-def listed_regions(found, num_objects: int) -> list[Listed]:
-    objects, present, boxes = (np.asarray(x) for x in (found.objects, found.present, found.boxes))
-    every = [
-        Listed(image, slot, int(objects[image, slot]), boxes[image, slot])
-        for image, slot in np.argwhere(present)
-    ]
-    return sorted(every, key=lambda region: region.row[:2])
 
 
 @register("hops", "aggregator", layers=("mid.*.cost",))
@@ -185,7 +169,7 @@ def aggregator(case: Case) -> dict:
         return out
 
     gradient = jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))
-    norms, (logits, taps) = gradient(leaves, features, pyramid[0])
+    norms, (logits, taps) = jax.device_get(gradient(leaves, features, pyramid[0]))
     plain = jax.jit(functools.partial(objects, refine=unchanged))
     return {
         "out.object_logits_afm_on": logits,
@@ -193,22 +177,32 @@ def aggregator(case: Case) -> dict:
         **recorded_stage(taps, "mid.object_afm_on", "layers", size.num_layers),
         **parts(leaves),
         **models.gradient_norms(port.HEAD, norms[0], "out.grad_norm.object."),
-        "out.grad_norm.object.IN.img_feats": jnp.linalg.norm(norms[1]),
-        "out.grad_norm.object.IN.guidance0": jnp.linalg.norm(norms[2]),
+        "out.grad_norm.object.IN.img_feats": np.linalg.norm(norms[1]),
+        "out.grad_norm.object.IN.guidance0": np.linalg.norm(norms[2]),
     }
 
 
-def recorded_stage(taps: dict, prefix: str, layers: str, num_layers: int) -> dict:
-    """What the reference records of the aggregator in one stage; the last layer alone ran."""
-    return {
-        f"{prefix}.cost": to_costs(taps["costs"]),
-        f"{prefix}.cost_refined": to_costs(taps["refined"]),
-        f"{prefix}.cost_before_afm": to_costs(taps["costs"]),
-        f"{prefix}.cost_after_afm": to_costs(taps["refined"]),
-        f"{prefix}.cost_propagated": to_costs(taps["refined"]),
-        f"{prefix}.cost_embed": to_volume(taps["embedded"]),
-        f"{prefix}.aggregated": to_volume(taps["aggregated"]),
-        f"{prefix}.appearance_guidance": to_maps(taps["appearance"]),
-        f"{prefix}.text_guidance": taps["text"],
-        **recorded_layers(taps["layers"], f"{prefix}.{layers}", first=num_layers - 1),
-    }
+@register("hops", "full")
+def full(case: Case) -> dict:
+    """The program as it was released."""
+    return whole_run(case, RELEASED)
+
+
+@register("hops", "paper_reading")
+def paper_reading(case: Case) -> dict:
+    """The reference's functions put together as the paper says, on its other habits."""
+    options = dataclasses.replace(
+        PAPER, last_block="twice", repeat_sigmoid=True, object_weight=1.0, part_weight=1.0
+    )
+    return whole_run(case, options)
+
+
+def whole_run(case: Case, options: HopsOptions) -> dict:
+    size = hops_models.size_of(case, options)
+    plan = blueprint(lambda: Hops(size, rngs=nnx.Rngs(0)))
+    leaves = models.converted(case, port.RULES, plan)
+    out = {}
+    runs = {f"eval{index}": about for index, about in enumerate(case.about["eval"])}
+    for name, about in {**runs, "evalF": case.about["evalF"]}.items():
+        out |= hops_models.inference(case, plan, leaves, name, about)
+    return out | hops_models.training(case, plan, leaves)

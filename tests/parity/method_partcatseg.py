@@ -70,10 +70,11 @@ def aggregator(case: Case) -> dict:
 
     inputs = leaves, maps(case.tensors["in.img_feats"]), pyramid[0]
     gradient = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))
-    (of_leaves, of_features, of_guidance), (logits, taps) = gradient(*inputs)
+    norms, (logits, taps) = jax.device_get(gradient(*inputs))
+    of_leaves, of_features, of_guidance = norms
     out = models.gradient_norms(port.HEAD, of_leaves)
-    out["out.grad_norm.IN.img_feats"] = jnp.linalg.norm(of_features)
-    out["out.grad_norm.IN.guidance0"] = jnp.linalg.norm(of_guidance)
+    out["out.grad_norm.IN.img_feats"] = np.linalg.norm(of_features)
+    out["out.grad_norm.IN.guidance0"] = np.linalg.norm(of_guidance)
     out["out.part_obj_logits"], out["out.specific_logits"] = logits
     out["mid.appearance_guidance"] = to_maps(taps["appearance"])
     out["mid.specific_feats"] = taps["second"]["own_features"].transpose(0, 1, 4, 2, 3)
@@ -113,12 +114,13 @@ def _inference(case: Case, plan, leaves: dict, name: str, about: dict) -> dict:
         model.logits(image, text, train=True, taps=taps)
         return resize(outputs.parts, tuple(about["output"]))[0], text, taps
 
-    scores, text, taps = run(leaves, maps(case.tensors[f"in.{name}.image"][None]))
+    image = maps(case.tensors[f"in.{name}.image"][None])
+    scores, text, taps = jax.device_get(run(leaves, image))
     first, second = taps["first"], taps["second"]
     mine = models.owned_by(case, about["gt_object_class"])
     out = {
         f"out.{name}.sem_seg_all": scores.transpose(2, 0, 1),
-        f"out.{name}.sem_seg": jnp.where(mine, scores[..., :-1], -1).transpose(2, 0, 1),
+        f"out.{name}.sem_seg": np.where(mine, scores[..., :-1], -1).transpose(2, 0, 1),
         **recorded_encoders(taps, f"mid.{name}"),
         f"mid.{name}.text_guidance_part_obj": first["text"],
         f"mid.{name}.text_guidance_specific": second["text"],
@@ -164,7 +166,7 @@ def _training(case: Case, plan, leaves: dict) -> dict:
 
         return jax.value_and_grad(loss, has_aux=True)(trained)
 
-    (total, (terms, recorded, text)), gradients = gradient(trained)
+    (total, (terms, recorded, text)), gradients = jax.device_get(gradient(trained))
     norms = models.gradient_norms(port.RULES, gradients)
     first, second, composition = recorded
     out = {f"out.train.{theirs}": terms[ours] for theirs, ours in TERMS.items()}

@@ -121,10 +121,10 @@ def recorded_words(case: Case, split: str, words: Words, text: TextFeatures) -> 
     v, objects = words.vocabulary, case.config[f"{split}_obj"]
     place = {name: i for i, name in enumerate(v.objects)}
     ignore = case.config["ignore"]
-    first = jnp.concatenate([text.generic, text.objects, text.background])
+    first = np.concatenate([text.generic, text.objects, text.background])
     return {
         f"mid.{split}.text_part_obj_features": first,
-        f"mid.{split}.text_specific_part_features": jnp.concatenate([text.parts, text.background]),
+        f"mid.{split}.text_specific_part_features": np.concatenate([text.parts, text.background]),
         f"mid.{split}.text_to_part": v.part_to_generic,
         f"mid.{split}.text_to_obj": v.part_to_object,
         f"mid.{split}.obj_to_obj_in_part": np.array([place.get(x, ignore) for x in objects]),
@@ -264,4 +264,20 @@ def recorded_encoders(taps: dict, prefix: str) -> dict:
         f"{prefix}.dino_patch_tokens": patches.reshape(len(patches), -1, patches.shape[-1]),
         **{f"{prefix}.dino.{level}": to_maps(x) for level, x in fourfold.items()},
         f"{prefix}.appearance_guidance": to_maps(taps["appearance"]),
+    }
+
+
+def recorded_stage(taps: dict, prefix: str, layers: str, num_layers: int) -> dict:
+    """What the reference records of the aggregator in one stage; the last layer alone ran."""
+    return {
+        f"{prefix}.cost": to_costs(taps["costs"]),
+        f"{prefix}.cost_refined": to_costs(taps["refined"]),
+        f"{prefix}.cost_before_afm": to_costs(taps["costs"]),
+        f"{prefix}.cost_after_afm": to_costs(taps["refined"]),
+        f"{prefix}.cost_propagated": to_costs(taps["refined"]),
+        f"{prefix}.cost_embed": to_volume(taps["embedded"]),
+        f"{prefix}.aggregated": to_volume(taps["aggregated"]),
+        f"{prefix}.appearance_guidance": to_maps(taps["appearance"]),
+        f"{prefix}.text_guidance": taps["text"],
+        **recorded_layers(taps["layers"], f"{prefix}.{layers}", first=num_layers - 1),
     }

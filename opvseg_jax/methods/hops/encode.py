@@ -63,14 +63,16 @@ def attention_of(
     """Maps of both encoders -> the attention [B, L, N, N] that filters and spreads.
 
     Where one encoder is deeper, its last layers are paired with those of the other. No gradient
-    flows through attention.
+    flows through CLIP's maps.
     """
     if options.attention == "clip":
         return jax.lax.stop_gradient(stack_layers(clip_maps))
     count = min(len(clip_maps), len(dino_maps))
-    clip = stack_layers(clip_maps[-count:])
+    clip = jax.lax.stop_gradient(stack_layers(clip_maps[-count:]))
     dino = stack_layers(dino_maps[-count:], first=1 + num_registers)
     dino = resize_attention(dino, clip.shape[-1])
-    if options.attention == "fused":
-        dino = fuse(clip, dino, alpha=options.alpha, quantile=options.quantile)
-    return jax.lax.stop_gradient(dino)
+    if not options.learn_attention:
+        dino = jax.lax.stop_gradient(dino)
+    if options.attention == "dino":
+        return dino
+    return fuse(clip, dino, alpha=options.alpha, quantile=options.quantile)

@@ -26,6 +26,7 @@ class HopsOptions:
     """Every switch between the paper and the release; the defaults are the paper's.
 
     attention: whose attention filters objects and spreads parts; fused with weight `alpha`.
+    learn_attention: whether DINO learns through its attention as well as through its features.
     filter_objects, votes: the filter of stage one (AFM), and how many layers must agree.
     spread_parts, steps, sweeps, seeds: the propagation of stage two (AEM).
     layers: "chained", or "last": each layer sees the embedded costs and only the last counts.
@@ -39,6 +40,7 @@ class HopsOptions:
     attention: str = "fused"
     alpha: float = 0.7
     quantile: float = 0.95
+    learn_attention: bool = True
     filter_objects: bool = True
     votes: int = PAPER_VOTES
     spread_parts: bool = True
