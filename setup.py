@@ -1,4 +1,4 @@
-"""Adds the top-level `data/` folder to the wheel as `opvseg_jax.data`; the rest is pyproject.toml."""
+"""Adds the top-level `data/` folder to the wheel as `opvseg_jax.data`; see also pyproject.toml."""
 
 from setuptools import find_namespace_packages, find_packages, setup
 

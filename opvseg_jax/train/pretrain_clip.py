@@ -21,6 +21,7 @@ import argparse
 import functools
 import json
 import logging
+import multiprocessing
 import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -145,7 +146,9 @@ def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
     draw = functools.partial(partworld.render_many, "pretrain", size=VISION["image_size"])
     end = args.first_image + args.images
     jobs = range(args.first_image, end, chunk)
-    with ProcessPoolExecutor(args.workers) as pool:
+    # A fork of a process in which JAX runs threads may never come back.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, mp_context=spawn) as pool:
         drawn = list(pool.map(draw, jobs, [min(chunk, end - start) for start in jobs]))
     captions = [captions for piece in drawn for captions in piece.captions]
     fits = [tuple(c for c in one if len(c.text.split()) < TEXT["context"] - 3) for one in captions]

@@ -17,6 +17,7 @@ import argparse
 import functools
 import json
 import logging
+import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -167,7 +168,9 @@ def draw_images(count: int, workers: int) -> np.ndarray:
     draw = functools.partial(partworld.render_many, "pretrain", size=SOURCE)
     jobs = range(0, count, chunk)
     out = np.empty((count, SOURCE, SOURCE, 3), np.uint8)
-    with ProcessPoolExecutor(workers) as pool:
+    # A fork of a process in which JAX runs threads may never come back.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         drawn = pool.map(draw, jobs, [min(chunk, count - start) for start in jobs])
         for start, piece in zip(jobs, drawn, strict=True):
             out[start : start + chunk] = piece.images
