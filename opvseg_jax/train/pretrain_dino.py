@@ -73,6 +73,7 @@ STUDENT_VIEWS = {  # of the teacher's view
 HIDDEN, BOTTLENECK = 192, 64
 STUDENT_HEAT, TEACHER_HEAT = 0.1, 0.04
 CLASS_WEIGHT = 0.3
+TOLD_EVERY = 25  # steps
 
 
 class Head(nnx.Module):
@@ -197,7 +198,7 @@ def train(plan: Blueprint, images: np.ndarray, args: argparse.Namespace, tell):
             student, teacher, state, images[chosen], jax.random.fold_in(key, i), momentum
         )
         is_last = i + 1 == args.steps
-        if (i + 1) % 25 == 0 or is_last:
+        if (i + 1) % TOLD_EVERY == 0 or is_last:
             tell({"step": i + 1, **metrics})
         if (i + 1) % args.save_every == 0 or is_last:
             yield i + 1, jax.tree.map(jnp.copy, teacher)
