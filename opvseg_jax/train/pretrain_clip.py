@@ -161,7 +161,8 @@ def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
         tokenizer = Tokenizer.from_folder(args.out, TEXT["context"])
     else:
         tokenizer = train_tokenizer([c.text for c in flat], 896, args.out, TEXT["context"])
-    place = {fact: i for i, fact in enumerate(sorted(frozenset().union(*facts)))}
+    claimed = frozenset().union(*facts, *(c.facts for c in names))  # a name may fit no image
+    place = {fact: i for i, fact in enumerate(sorted(claimed))}
     corpus = Corpus(
         images=np.concatenate([piece.images for piece in drawn]),
         image_facts=_bits(facts, place),
