@@ -32,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 from flax import nnx
 
 from opvseg_jax.core.layers import unit
@@ -106,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     log.info("drew %d images in %.0f s", len(corpus.images), time.monotonic() - began)
     plan = blueprint(functools.partial(build, vocab_size, args.seed))
     weights = jax.jit(lambda: flatten(build(vocab_size, args.seed)))()
-    weights["vision/positions"] = wave_positions()
+    grid = VISION["image_size"] // VISION["patch_size"]
+    weights["vision/positions"] = wave_positions(grid, VISION["width"])
     text_plan = blueprint(lambda: build(vocab_size, args.seed).text)
     if args.init:
         weights = dict(load_clip(args.init).weights)
@@ -124,20 +124,6 @@ def main(argv: list[str] | None = None) -> None:
 def build(vocab_size: int, seed: int) -> Clip:
     rngs = nnx.Rngs(seed)
     return Clip(ClipVision(**VISION, rngs=rngs), ClipText(vocab_size=vocab_size, **TEXT, rngs=rngs))
-
-
-def wave_positions() -> jax.Array:
-    """Sines and cosines of row and column, [1 + N, C]: neighbours are neighbours from the start.
-
-    As strong as the patches themselves; from faint noise a small tower takes long to find shapes.
-    """
-    grid, width = VISION["image_size"] // VISION["patch_size"], VISION["width"]
-    waves = np.pi / 2 ** np.linspace(0, np.log2(grid), width // 4)
-    angles = np.arange(grid)[:, None] * waves  # [grid, C / 4]
-    line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    rows, columns = np.repeat(line, grid, axis=0), np.tile(line, (grid, 1))
-    table = np.concatenate([rows, columns], axis=1)
-    return jnp.asarray(np.concatenate([np.zeros((1, width)), table]), jnp.float32)
 
 
 def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
@@ -285,7 +271,7 @@ def train(plan: Blueprint, weights, words, corpus: Corpus, args: argparse.Namesp
     """Yields the weights every `save_every` steps and at the end; the text tower stays."""
     text = {path: leaf for path, leaf in weights.items() if path.startswith("text/")}
     weights = {path: leaf for path, leaf in weights.items() if path not in text}
-    optimizer = make_optimizer(args, weights)
+    optimizer = make_optimizer(args.lr, args.steps, weights)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(weights, state, batch):
@@ -309,18 +295,6 @@ def train(plan: Blueprint, weights, words, corpus: Corpus, args: argparse.Namesp
         if (i + 1) % args.save_every == 0 or i + 1 == args.steps:
             yield jax.device_get(text | weights)
     history.close()
-
-
-def make_optimizer(args: argparse.Namespace, weights) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for everything else."""
-    pace = optax.warmup_cosine_decay_schedule(0.0, args.lr, args.steps // 12, args.steps)
-    groups = {
-        "matrix": optax.contrib.muon(lambda step: 10 * pace(step), weight_decay=0.01),
-        "other": optax.adamw(pace, b2=0.99, weight_decay=0.01),
-    }
-    is_matrix = {path: "/blocks/" in path and leaf.ndim == 2 for path, leaf in weights.items()}
-    labels = {path: "matrix" if yes else "other" for path, yes in is_matrix.items()}
-    return optax.partition(groups, labels)
 
 
 def loss_of(clip: Clip, images, words, is_true, prior, *, sharpness: float = 12.0):

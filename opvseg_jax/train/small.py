@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 
 def wave_positions(grid: int, width: int) -> jax.Array:

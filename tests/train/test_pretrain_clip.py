@@ -12,6 +12,7 @@ from opvseg_jax.hub.encoders import load_clip
 from opvseg_jax.pipeline.partworld import render_many, true_of
 from opvseg_jax.text.tokenizer import Tokenizer
 from opvseg_jax.train import pretrain_clip
+from opvseg_jax.train.small import make_optimizer
 
 IMAGES, STEPS = 50, 100
 SMALL = {"width": 32, "num_layers": 1, "num_heads": 1, "mlp_dim": 32, "embed_dim": 16}
@@ -71,7 +72,7 @@ def test_losses_fall_on_a_fixed_batch(run):
         blueprint_of_text(loaded), part_of(loaded.weights, "text"), corpus.tokens
     )
     batch = next(iter(pretrain_clip.batches(corpus, words, args)))
-    weights, optimizer = loaded.weights, pretrain_clip.make_optimizer(args, loaded.weights)
+    weights, optimizer = loaded.weights, make_optimizer(args.lr, args.steps, loaded.weights)
 
     @jax.jit
     def step(weights, state):
