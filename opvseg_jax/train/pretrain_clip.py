@@ -45,6 +45,7 @@ from opvseg_jax.pipeline import partworld
 from opvseg_jax.pipeline.partworld_captions import Caption
 from opvseg_jax.pipeline.partworld_words import BACKGROUNDS, KINDS, PARTS
 from opvseg_jax.text.tokenizer import Tokenizer, train_tokenizer
+from opvseg_jax.train.small import make_optimizer, wave_positions
 
 log = logging.getLogger(__name__)
 
