@@ -16,7 +16,13 @@ import numpy as np
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.pipeline.ahead import in_threads
-from opvseg_jax.pipeline.samples import BrokenSampleError, Sample, Source, UnwantedSampleError
+from opvseg_jax.pipeline.samples import (
+    LABEL,
+    BrokenSampleError,
+    Sample,
+    Source,
+    UnwantedSampleError,
+)
 from opvseg_jax.pipeline.sampling import Order
 from opvseg_jax.pipeline.transforms import Transform, compose
 
@@ -113,13 +119,13 @@ class Loader:
         BrokenSamples(self.source.name, len(self.source), 1.0).add(0, broken)
         return batch
 
-    def read(self, step: int) -> tuple[Batch, list[tuple[str, str]]]:
+    def read(self, step: int, dtype=np.int32) -> tuple[Batch, list[tuple[str, str]]]:
         """The batch and the broken samples (where, reason) that were replaced in it."""
         rows = self.batch_size // self.num_processes
         first = step * self.batch_size + self.process * rows
         broken: list[tuple[str, str]] = []
         samples = [self._sample(place, broken) for place in range(first, first + rows)]
-        return stack(samples), broken
+        return stack(samples, dtype), broken
 
     def batches(
         self, start_step: int = 0, *, workers: int = 0, threads: int = 2, ahead: int = 2
@@ -161,8 +167,8 @@ class Loader:
         )
 
 
-def stack(samples: Sequence[Sample]) -> Batch:
-    """Samples of one size as a batch; label maps become int32."""
+def stack(samples: Sequence[Sample], dtype=np.int32) -> Batch:
+    """Samples of one size as a batch, label maps as `dtype`."""
     sizes = {sample.image.shape for sample in samples}
     if len(sizes) > 1:
         raise UserError(
@@ -171,8 +177,7 @@ def stack(samples: Sequence[Sample]) -> Batch:
         )
     batch: Batch = {"image": np.stack([sample.image for sample in samples])}
     for name in samples[0].label_maps():
-        maps = [getattr(sample, name) for sample in samples]
-        batch[name] = np.stack(maps).astype(np.int32)
+        batch[name] = np.stack([getattr(sample, name) for sample in samples], dtype=dtype)
     batch["valid"] = np.stack([sample.is_valid() for sample in samples])
     batch["key"] = [sample.key for sample in samples]
     return batch
@@ -196,7 +201,7 @@ def _from_workers(read, start: int, workers: int, ahead: int) -> Iterator:
     try:
         for keys, batch, broken in iterator:
             # Copied: shared memory that outlives the workers is reported as leaked.
-            arrays = {name: np.array(value) for name, value in batch.items()}
+            arrays = {name: _own(value) for name, value in batch.items()}
             del batch
             yield {**arrays, "key": _split(keys)}, list(zip(*map(_split, broken), strict=True))
     finally:
@@ -211,10 +216,15 @@ class _Read:
         self.read = read
 
     def __call__(self, step: int):
-        batch, broken = self.read(int(step))
+        batch, broken = self.read(int(step), LABEL)  # half the bytes to hand over
         arrays = {name: value for name, value in batch.items() if name != "key"}
         places, reasons = zip(*broken, strict=True) if broken else ((), ())
         return _join(batch["key"]), arrays, (_join(places), _join(reasons))
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """A copy, label maps as batches hold them."""
+    return np.array(array, np.int32 if array.dtype == LABEL else None)
 
 
 def _join(texts: Sequence[str]) -> np.ndarray:
