@@ -7,6 +7,7 @@ separate channels. "{}" is replaced by the name as it stands.
 import difflib
 import functools
 import json
+from collections.abc import Sequence
 
 from opvseg_jax.core.assets import data_file
 from opvseg_jax.core.errors import UserError
@@ -67,6 +68,13 @@ def named(name: str) -> tuple[str, ...]:
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names())}"
         raise UserError(f"unknown template set {name!r}: {hint}")
     return known[name]
+
+
+def listed(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """A sentence, several, or those of a set by its name."""
+    if not isinstance(templates, str):
+        return tuple(templates)
+    return (templates,) if BARE in templates else named(templates)
 
 
 def fill(template: str, name: str) -> str:

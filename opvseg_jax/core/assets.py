@@ -14,9 +14,17 @@ def package_file(*parts: str) -> Path:
 
 def data_file(*parts: str) -> Path:
     """The path below `data/`: inside an installed package, or beside it in a checkout."""
-    installed = PACKAGE / "data"
-    root = installed if installed.is_dir() else PACKAGE.parent / "data"
-    return _existing(root.joinpath(*parts))
+    return _existing(_room("data").joinpath(*parts))
+
+
+def config_file(*parts: str) -> Path:
+    """The path below `configs/`, found as those of `data/` are; whether it is there or not."""
+    return _room("configs").joinpath(*parts)
+
+
+def _room(name: str) -> Path:
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
 
 
 def _existing(path: Path) -> Path:

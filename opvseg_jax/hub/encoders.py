@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -22,7 +22,9 @@ import numpy as np
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.weights import Blueprint, ShapeRngs, blueprint
 from opvseg_jax.encoders import port_clip
-from opvseg_jax.encoders.positions import HUGGINGFACE, PositionRule
+from opvseg_jax.encoders.eva_clip import EvaClipSize
+from opvseg_jax.encoders.port_eva_clip import EVA_CLIP
+from opvseg_jax.encoders.positions import HUGGINGFACE, PositionRule, resize_positions
 from opvseg_jax.encoders.sizes import ClipSize, DinoSize, Tower, from_hf_config
 from opvseg_jax.hub.download import CONFIG, TOKENIZER, WEIGHTS, absent, fetch, local_path
 from opvseg_jax.port.rules import Rules, Skip, convert, publish
@@ -89,7 +91,7 @@ def load_clip(
     else:
         stored = read_torch_file(path)
         size, rules = clip_size(stored.shapes, path), port_clip.OPENAI
-        tokenizer, (mean, std) = _tokenizer_beside(path), CLIP_PIXELS
+        tokenizer, (mean, std) = tokenizer_beside(path), CLIP_PIXELS
     plan = blueprint(lambda: size.build(position_rule=position_rule, dtype=dtype, rngs=ShapeRngs()))
     weights = _fill((*rules, MASK), stored, plan, path, place)
     return LoadedClip(size, plan, weights, tokenizer, mean, std)
@@ -115,6 +117,52 @@ def load_dino(
     rule = position_rule or rule
     plan = blueprint(lambda: size.build(position_rule=rule, dtype=dtype, rngs=ShapeRngs()))
     return LoadedDino(size, plan, _fill(rules, stored, plan, path, place), mean, std)
+
+
+def load_eva_clip(
+    ref: str | os.PathLike, size: EvaClipSize, *, place: Place = on_device
+) -> Weights:
+    """The weights of an EVA-02-CLIP (or of a DeCLIP, whose positions may be of another grid)."""
+    path = Path(ref).expanduser()
+    is_torch = path.suffix != ".safetensors"
+    stored = read_torch_file(path) if is_torch else read_safetensors(path)
+    plan = blueprint(lambda: size.build(rngs=ShapeRngs()))
+    grid = size.image_size // size.patch_size
+    return _fill(EVA_CLIP, _OnGrid(stored, (grid, grid)), plan, path, place)
+
+
+class _OnGrid(Mapping[str, np.ndarray]):
+    """Arrays of an EVA-02-CLIP with the positions of a grid."""
+
+    def __init__(self, stored: StoredArrays, grid: tuple[int, int]):
+        self.stored, self.grid = stored, grid
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.stored[name]
+        if name != "visual.pos_embed" or array.shape[1] == 1 + self.grid[0] * self.grid[1]:
+            return array
+        return np.asarray(resize_positions(jnp.asarray(array[0]), self.grid, HUGGINGFACE))[None]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
+def encoder_size(ref: str | os.PathLike) -> ClipSize | DinoSize:
+    """The size of an encoder, without reading its weights."""
+    path = local_path(ref) or fetch(str(ref), CONFIG, WEIGHTS)
+    if path.is_dir():
+        return from_hf_config(_read_json(path / "config.json"))
+    shapes = read_torch_file(path).shapes
+    return clip_size(shapes, path) if "logit_scale" in shapes else dino_size(shapes, path)
+
+
+def tokenizer_for(ref: str | os.PathLike) -> Path:
+    """The folder with the tokenizer of a CLIP."""
+    path = local_path(ref) or fetch(str(ref), TOKENIZER)
+    return path if path.is_dir() else tokenizer_beside(path)
 
 
 def save_clip(folder: str | os.PathLike, weights: Weights, config: Mapping, dtype=np.float16):
@@ -231,7 +279,7 @@ def _pixels(folder: Path, default: tuple) -> tuple[tuple[float, ...], tuple[floa
     return tuple(config.get("image_mean", default[0])), tuple(config.get("image_std", default[1]))
 
 
-def _tokenizer_beside(path: Path) -> Path:
+def tokenizer_beside(path: Path) -> Path:
     """OpenAI's archives have no tokenizer: the files beside it, or those of a repository."""
     if (path.parent / OPENAI_FILE).is_file() or not absent(path.parent, [TOKENIZER]):
         return path.parent

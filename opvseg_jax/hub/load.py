@@ -1,5 +1,6 @@
 """`opvseg_jax.load`: from a name, a folder or a file to a `Segmenter`."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -20,9 +21,9 @@ from opvseg_jax.core.precision import dtype_of
 from opvseg_jax.core.weights import Blueprint, blueprint, part_of
 from opvseg_jax.encoders.sizes import ClipSize
 from opvseg_jax.hub.download import is_repository
-from opvseg_jax.hub.encoders import LoadedClip, LoadedDino, load_clip, load_dino
+from opvseg_jax.hub.encoders import LoadedClip, LoadedDino, Weights, load_clip, load_dino
 from opvseg_jax.hub.presets import Preset, by_hand, nearest, preset, presets, shipped
-from opvseg_jax.hub.trained import is_trained_folder, load_trained
+from opvseg_jax.hub.trained import load_trained, model_place
 from opvseg_jax.inference.segmenter import Segmenter
 from opvseg_jax.methods.zeroshot.model import ZeroShot, ZeroShotOptions
 from opvseg_jax.text.features import TextFeatures, encode_vocabulary, pad_to_buckets
@@ -56,10 +57,10 @@ def load(
     named = presets().get(os.fspath(ref))
     if named is not None and named.is_trained:
         folder = named.folder
-        if not is_trained_folder(folder):
+        if model_place(folder) is None:
             raise UserError(by_hand(named))
-    if is_trained_folder(folder):
-        return _load_trained(folder, like, detail, dtype, settings)
+    if place := model_place(folder):
+        return _load_trained(place, like, detail, dtype, settings)
     chosen = _chosen(ref, like)
     if detail not in range(1, MAX_DETAIL + 1):
         raise UserError(f"detail {detail!r}: expected a whole number from 1 to {MAX_DETAIL}")
@@ -133,10 +134,16 @@ class WordEncoder:
     """
 
     def __init__(
-        self, clip: LoadedClip, chosen: Preset, dtype_name: str, *, keeps_prompts: bool = False
+        self,
+        clip: LoadedClip,
+        chosen: Preset,
+        dtype_name: str,
+        *,
+        keeps_prompts: bool = False,
+        is_padded: bool = True,
     ):
         self.clip, self.preset, self.dtype_name = clip, chosen, dtype_name
-        self.keeps_prompts = keeps_prompts
+        self.keeps_prompts, self.is_padded, self.is_cached = keeps_prompts, is_padded, True
         self.tokenizer = Tokenizer.from_folder(clip.tokenizer, clip.size.context)
         if self.tokenizer.vocab_size > clip.size.vocab_size:
             raise UserError(
@@ -153,20 +160,32 @@ class WordEncoder:
             self.preset.templates,
             part_templates=self.preset.part_templates,
             part_style=self.preset.part_style,
-            cache=cache_folder(),
-            weights_digest=self._digest,
+            cache=cache_folder() if self.is_cached else None,
+            weights_digest=self._digest if self.is_cached else "",
         )
         if self.keeps_prompts:
-            return pad_to_buckets(
-                dataclasses.replace(features, phrases=None, phrase_to_object=None)
-            )
-        return pad_to_buckets(_needed(features))
+            features = dataclasses.replace(features, phrases=None, phrase_to_object=None)
+        else:
+            features = _needed(features)
+        return pad_to_buckets(features) if self.is_padded else features
+
+    def with_weights(self, weights: Weights, *, is_cached: bool = True) -> "WordEncoder":
+        """The same with other numbers, and nothing to compile again.
+
+        Features of weights that are gone after the next step are better not kept on disk.
+        """
+        other = copy.copy(self)
+        other.clip, other.is_cached = dataclasses.replace(self.clip, weights=weights), is_cached
+        vars(other).pop("_digest", None)
+        return other
 
     def recipe(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """How words become sentences, for programs that do it without this package."""
         chosen = self.preset
-        objects = _listed(chosen.templates)
-        parts = objects if chosen.part_templates is None else _listed(chosen.part_templates)
+        objects = [*sentences.listed(chosen.templates)]
+        parts = objects
+        if chosen.part_templates is not None:
+            parts = [*sentences.listed(chosen.part_templates)]
         return {
             "templates": objects,
             "part_templates": parts,
@@ -178,7 +197,7 @@ class WordEncoder:
         """tokens [batch, context] -> [batch, E]; what is padding in every text is cut off."""
         tokens = np.asarray(tokens)
         length = 1 + int(np.argmax(tokens == self.tokenizer.end, axis=1).max())
-        return self._run(self.clip.weights, tokens[:, : _context(length, tokens.shape[1])])
+        return self._run(self.clip.weights, tokens[:, : short_context(length, tokens.shape[1])])
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -249,13 +268,7 @@ def _canvases(
     return tuple((detail * height, detail * width) for height, width in canvases)
 
 
-def _listed(templates: str | tuple[str, ...]) -> list[str]:
-    if not isinstance(templates, str):
-        return list(templates)
-    return [templates] if sentences.BARE in templates else list(sentences.named(templates))
-
-
-def _context(length: int, context: int) -> int:
+def short_context(length: int, context: int) -> int:
     return SHORT_CONTEXT if length <= SHORT_CONTEXT < context // 2 else context
 
 

@@ -1,7 +1,7 @@
 """The trained methods: a converted checkpoint's folder, from its files to a `Segmenter`.
 
-The folder holds config.json (method, size), model.safetensors (our leaves by name) and, if it was
-at hand, tokenizer.json.
+The folder holds config.json (method, size, and the options that were changed), model.safetensors
+(our leaves by name) and, if it was at hand, tokenizer.json.
 """
 
 import dataclasses
@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.weights import Blueprint, ShapeRngs, blueprint, part_of
 from opvseg_jax.encoders.eva_clip import EvaClipSize
+from opvseg_jax.encoders.sizes import ClipSize, DinoSize
 from opvseg_jax.hub.download import TOKENIZER, absent, fetch
 from opvseg_jax.hub.encoders import CLIP_PIXELS, OPENAI_TOKENIZER, LoadedClip, on_device
 from opvseg_jax.hub.presets import nearest
+from opvseg_jax.hub.sizes import TINY, changed_size, clip_from, dino_from, makeup
 from opvseg_jax.methods.base import Method
 from opvseg_jax.methods.catseg import port as catseg_port
 from opvseg_jax.methods.catseg import sizes as catseg_sizes
@@ -36,6 +39,7 @@ from opvseg_jax.port.rules import Rules
 from opvseg_jax.port.safetensors_file import read_safetensors
 
 FORMAT = 1
+MODEL = "model"  # where a training run keeps the folder with its model
 KIND = "opvseg_jax"  # the model_type in config.json
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -121,11 +125,35 @@ def is_trained_folder(path: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == KIND
 
 
+def model_place(folder: Path) -> Path | None:
+    """The folder with the model: this one, or its `model/` if a training run made it."""
+    places = (folder, folder / MODEL)
+    return next((place for place in places if is_trained_folder(place)), None)
+
+
 def load_trained(folder: Path, dtype=None) -> Trained:
-    """The model of a converted folder, computing in `dtype`."""
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    family, size_name = family_of(config.get("method"), config.get("size"))
-    size, plan = family.sizes[size_name], family.plan(size_name, dtype)
+    """The model of a converted or trained folder, computing in `dtype`."""
+    config = read_config(folder)
+    method, size_name, size = config["method"], config["size"], size_in(config, folder)
+    plan = blueprint(lambda: METHODS[method].method(size, dtype=dtype, rngs=ShapeRngs()))
+    weights = read_weights(folder, plan, f"{method} {size_name}")
+    clip = LoadedClip(
+        size=size.clip,
+        plan=blueprint(lambda: size.clip.build(dtype=dtype, rngs=ShapeRngs())),
+        weights=part_of(weights, "clip"),
+        tokenizer=tokenizer_of(folder),
+        mean=CLIP_PIXELS[0],
+        std=CLIP_PIXELS[1],
+    )
+    return Trained(method, size_name, size, plan, weights, clip)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def read_weights(folder: Path, plan: Blueprint, name: str) -> dict[str, jax.Array]:
+    """The leaves of a folder, which must be those of `plan`, one by one on the device."""
     stored = read_safetensors(folder / WEIGHTS)
     problems = [f"{path}: missing" for path in plan.shapes.keys() - stored.shapes.keys()]
     problems += [f"{path}: unexpected" for path in stored.shapes.keys() - plan.shapes.keys()]
@@ -136,19 +164,38 @@ def load_trained(folder: Path, dtype=None) -> Trained:
     ]
     if problems:
         raise UserError(
-            f"{folder / WEIGHTS} does not fit {config['method']} {size_name}, convert it again: "
+            f"{folder / WEIGHTS} does not fit {name}, convert it again: "
             + "; ".join(sorted(problems))
         )
-    weights = {path: on_device(_owned(stored[path], plan.shapes[path])) for path in plan.shapes}
-    clip = LoadedClip(
-        size=size.clip,
-        plan=blueprint(lambda: size.clip.build(dtype=dtype, rngs=ShapeRngs())),
-        weights=part_of(weights, "clip"),
-        tokenizer=tokenizer_of(folder),
-        mean=CLIP_PIXELS[0],
-        std=CLIP_PIXELS[1],
-    )
-    return Trained(config["method"], size_name, size, plan, weights, clip)
+    return {path: on_device(_owned(stored[path], plan.shapes[path])) for path in plan.shapes}
+
+
+def size_in(config: Mapping[str, Any], folder: Path) -> Any:
+    """The size that the config.json of a folder describes."""
+    try:
+        clip = clip_from(config["clip"]) if "clip" in config else None
+        dino = dino_from(config["dino"]) if "dino" in config else None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG} does not describe its encoders: {error}") from error
+    options = config.get("options", {})
+    return size_of(config.get("method"), config.get("size"), options, clip=clip, dino=dino)
+
+
+def size_of(
+    method: str,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    clip: ClipSize | None = None,
+    dino: DinoSize | None = None,
+) -> Any:
+    """A size with `options` changed. "tiny" is made around encoders of these sizes."""
+    if name != TINY:
+        family, name = family_of(method, name)
+        return changed_size(family.sizes[name], options)
+    if clip is None:
+        raise UserError(f"a {method} of size {TINY} does not say which encoders it is made around")
+    return changed_size(makeup(method).tiny(clip, dino), options)
 
 
 def family_of(method: Any, size: Any) -> tuple[Family, str]:

@@ -29,6 +29,33 @@ class Subset:
         return self.source.label_maps(self.indices[index])
 
 
+class Joined:
+    """Several sources of one vocabulary, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources, self.vocabulary = tuple(sources), sources[0].vocabulary
+        self.name = " + ".join(source.name for source in sources)
+        self.starts = np.cumsum([0, *(len(source) for source in sources)])
+        if any(source.vocabulary != self.vocabulary for source in sources):
+            raise UserError(f"{self.name}: they have different vocabularies and cannot be joined")
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        source, inner = self._place(index)
+        return source[inner]
+
+    def label_maps(self, index: int) -> dict[str, np.ndarray]:
+        source, inner = self._place(index)
+        return source.label_maps(inner)
+
+    def _place(self, index: int) -> tuple[Source, int]:
+        index = range(len(self))[index]  # negative and out of range as in a list
+        which = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.sources[which], index - int(self.starts[which])
+
+
 class Records:
     """One record for each object class (or instance) of each image, everything else background.
 

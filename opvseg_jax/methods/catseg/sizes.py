@@ -68,7 +68,7 @@ def tiny(clip: ClipSize | EvaClipSize, image_size: int = 128, **head) -> CatSegS
         **head,
     )
     hooks = (max(depth // 3 - 1, 0), max(2 * depth // 3 - 1, 0))
-    return CatSegSize(clip, small, image_size, hooks, sliding=None)
+    return CatSegSize(clip, small, image_size, hooks, sliding=None, template="a photo of a {}")
 
 
 # Ordered tables over leaf paths, the first match counts. Learning rates are factors of the base

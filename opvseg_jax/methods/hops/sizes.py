@@ -10,7 +10,12 @@ import dataclasses
 from opvseg_jax.encoders.sizes import CLIP, DINOV2_SIZES, ClipSize, DinoSize
 from opvseg_jax.hierarchy.consistency import PAPER_VOTES, RELEASED_VOTES
 from opvseg_jax.hierarchy.propagation import Seeds
-from opvseg_jax.methods.partcatseg.sizes import WEIGHT_DECAY, PartCatSegSize, published
+from opvseg_jax.methods.partcatseg.sizes import (
+    WEIGHT_DECAY,
+    PartCatSegSize,
+    published,
+    tiny_head,
+)
 
 __all__ = ["LEARNING_RATES", "PAPER", "RELEASED", "SIZES", "WEIGHT_DECAY", "HopsOptions"]
 
@@ -107,6 +112,19 @@ SIZES = {
     "B/16": hops_size(*_ENCODERS, PAPER),
     "B/16-released": hops_size(*_ENCODERS, RELEASED),
 }
+
+# Of four layers instead of twelve, and of scenes with few objects.
+TINY = dataclasses.replace(PAPER, votes=2, num_slots=4)
+
+
+def tiny(
+    clip: ClipSize, dino: DinoSize, image_size: int = 128, options: HopsOptions = TINY
+) -> HopsSize:
+    """A variant for PartWorld on small encoders, that trains in minutes on a CPU."""
+    head = tiny_head(clip, dino, image_size)
+    sides = {"image_size": image_size, "dino_size": image_size}
+    return HopsSize(clip, dino, head, **sides, templates="partworld", options=options)
+
 
 # Ordered tables over leaf paths, the first match counts. Learning rates are factors of the base
 # rate; 0 freezes. With `layers="last"` the layers before the last get no gradient, and PyTorch's
