@@ -1,11 +1,14 @@
-"""Intersection over union, counted in one matrix over all images. NumPy alone.
+"""Which class was answered where which is true, counted in one matrix over all images.
 
 Letters: K classes; label -1 is "nothing", which is no class but counts as a wrong answer; labels
-below -1 in the truth are ignored, whatever was answered there.
+below -1 in the truth are ignored, whatever was answered there. Counting happens where the labels
+are: on the device (`count_labels`) or on the host; the sum is exact, int64, on the host.
 """
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -21,9 +24,12 @@ class Scores(NamedTuple):
 class Confusion:
     """Pixels by truth (rows) and answer (columns), the last of each for "nothing"."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, counts: np.ndarray | None = None):
+        shape = (num_classes + 1, num_classes + 1)
         self.num_classes = num_classes
-        self.counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+        self.counts = np.zeros(shape, np.int64) if counts is None else np.asarray(counts, np.int64)
+        if self.counts.shape != shape:
+            raise ValueError(f"expected counts {list(shape)}, got {list(self.counts.shape)}")
 
     def add(self, truth: np.ndarray, answer: np.ndarray) -> None:
         """Counts the pixels of one image or of several: two int arrays of one shape."""
@@ -53,6 +59,19 @@ class Confusion:
         unseen = np.zeros(self.num_classes, bool) if is_seen is None else ~seen
         parts = [mean(found[chosen]) for chosen in (seen, unseen)]
         return Scores(mean(found), *parts, harmonic(*parts))
+
+
+def count_labels(truth: jax.Array, answer: jax.Array, num_classes: int) -> jax.Array:
+    """What `Confusion.add` counts, on the device: two int arrays -> int32 [K + 1, K + 1].
+
+    Exact below 2^31 pixels. Labels beyond the classes are not looked for.
+    """
+    k = num_classes
+    rows, columns = (jnp.where(labels < 0, k, labels) for labels in (truth, answer))
+    judged = (truth >= -1).astype(jnp.int32)
+    index = (rows * (k + 1) + columns).astype(jnp.int32)
+    flat = jnp.zeros((k + 1) ** 2, jnp.int32).at[index.ravel()].add(judged.ravel())
+    return flat.reshape(k + 1, k + 1)
 
 
 def mean(values: np.ndarray) -> float:

@@ -43,7 +43,9 @@ def evaluation_batches(
     threads: int = 2,
     broken_limit: float = 0.01,
 ) -> Iterator[Batch]:
-    """Batches as the loader's, with `size` int32 [B, 2] and a key "" for rows that only fill up.
+    """Batches as the loader's, with a key "" for rows that only fill up.
+
+    `size` and `label_size` int32 [B, 2] say how much of the image and of the label maps is real.
 
     Samples of one bucket are collected until they are `batch_size`; what is left at the end is
     filled up with rows that are not valid and whose labels are ignored. Broken samples are left
@@ -81,11 +83,12 @@ def evaluation_batches(
 
 def _batch(samples: list[Sample], shape: tuple, batch_size: int) -> Batch:
     image_size, label_size = shape
-    sizes = [sample.image.shape[:2] for sample in samples]
+    sizes = [(*sample.image.shape[:2], *sample.object_map.shape) for sample in samples]
     rows = [_padded(sample, image_size, label_size) for sample in samples]
     rows += [_filler(rows[0])] * (batch_size - len(rows))
-    sizes += [(0, 0)] * (batch_size - len(sizes))
-    return {**stack(rows), "size": np.array(sizes, np.int32)}
+    sizes += [(0, 0, 0, 0)] * (batch_size - len(sizes))
+    size, label_size = np.split(np.array(sizes, np.int32), 2, axis=1)
+    return {**stack(rows), "size": size, "label_size": label_size}
 
 
 def _padded(sample: Sample, image_size: tuple[int, int], label_size: tuple[int, int]) -> Sample:

@@ -26,6 +26,7 @@ NETWORK, LAYER, STEP = 1e-4, 1e-5, 1e-2  # of the tensor's range
 # The recorded gradients are float32: they and their norms are up to 3e-4 away from the same program
 # in float64 (CAT-Seg's step, upstream of the normalisation of the features).
 GRADIENT = 2e-3
+COUNTED = 1e-9  # figures that follow from counts, in float64
 
 # The kinds that must run. Those of PLANNED are known and reported as not implemented; any other
 # kind is one that this harness does not understand, which is a failure.
@@ -35,21 +36,22 @@ CLAIMED = {
     "clip": {"towers"},
     "clip_hf": {"towers"},
     "dinov2": {"backbone"},
-    "deop": {"clip_visual", "text_prompt"},
-    "hops": {"aem", "aggregator", "full", "fusion_afm", "paper_reading", "regions"},
-    "partcatseg": {"aggregator", "full"},
+    "deop": {"clip_visual", "eval_metrics", "text_prompt"},
+    "hops": {"aem", "aggregator", "full", "fusion_afm", "metrics", "paper_reading", "regions"},
+    "langhops": {"semseg_metric"},
+    "metrics": {
+        *("instance_ap", "oracle_mask", "proposals", "resize_chain", "semseg"),
+        *("parts_ade234", "parts_partimagenet147", "parts_pascal116"),
+    },
+    "partcatseg": {"aggregator", "full", "metrics"},
 }
 PLANNED = {
     "cliper": "decision dino_v1 fgc fused_attention pipeline preprocess proxy_last_block sd_tiny "
     "text_classifier visual visual_slide visual_v1",
-    "deop": "deop_full eval_metrics heatmap_decoder mask_proposal_stage2 stage1_prompt_learning",
-    "hops": "metrics",
+    "deop": "deop_full heatmap_decoder mask_proposal_stage2 stage1_prompt_learning",
     "langhops": "criterion e2e_eval e2e_train mllm msda object_decoder object_decoder_train_dn "
     "part_decoder part_query_init pixel_decoder pixel_decoder_fusion postprocess primitives "
-    "resnet50 semseg_metric swin text",
-    "metrics": "instance_ap oracle_mask parts_ade234 parts_partimagenet147 parts_pascal116 "
-    "proposals resize_chain semseg",
-    "partcatseg": "metrics",
+    "resnet50 swin text",
 }
 
 
@@ -99,8 +101,11 @@ class Case:
 class Program:
     run: Callable[[Case], Mapping[str, np.ndarray]]
     layers: tuple[str, ...]  # patterns of tensors that lie one layer behind the input
+    counted: tuple[str, ...] = ()  # patterns of tensors that follow from counts
 
     def tolerance(self, name: str) -> float:
+        if any(fnmatchcase(name, pattern) for pattern in self.counted):
+            return COUNTED
         if "grad_norm." in name or name.startswith("out.grad."):
             return GRADIENT
         if re.fullmatch(r"out\.step\d+_delta\..*", name):
@@ -111,13 +116,15 @@ class Program:
 PROGRAMS: dict[tuple[str, str], Program] = {}
 
 
-def register(method: str, kind: str, *, layers: tuple[str, ...] = ()):
+def register(
+    method: str, kind: str, *, layers: tuple[str, ...] = (), counted: tuple[str, ...] = ()
+):
     """Makes a function the program of a kind of case."""
 
     def add(run):
         if (method, kind) in PROGRAMS:
             raise ValueError(f"{method}/{kind} has two programs")
-        PROGRAMS[method, kind] = Program(run, layers)
+        PROGRAMS[method, kind] = Program(run, layers, counted)
         return run
 
     return add
@@ -134,7 +141,32 @@ def find_cases(folder: Path) -> list[Path]:
 
 def load_case(path: Path) -> Case:
     about = json.loads(path.with_suffix(".json").read_text())
-    return Case(f"{path.parent.name}/{path.stem}", about, Tensors(load_file(path)))
+    tensors = load_file(path) | figures_in(about)
+    return Case(f"{path.parent.name}/{path.stem}", about, Tensors(tensors))
+
+
+def figures_in(about: dict) -> dict[str, np.ndarray]:
+    """The results that stand in the JSON alone, as `out.results.*`; null is NaN.
+
+    They are numbers below "results" or "metrics"; lists of numbers are no results.
+    """
+    found = {}
+
+    def walk(name: str, value) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{name}.{key}", inner)
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                if isinstance(inner, dict):
+                    walk(f"{name}.{index}", inner)
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            found[name] = np.array(np.nan if value is None else value, np.float64)
+
+    for key in ("results", "metrics"):
+        if isinstance(about.get(key), dict):
+            walk("out.results", about[key])
+    return found
 
 
 def compare(case: Case, program: Program) -> tuple[str, list[str]]:
