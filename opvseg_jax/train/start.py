@@ -1,7 +1,5 @@
 """The weights that training starts from: pretrained encoders or a checkpoint, the rest drawn."""
 
-import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +9,7 @@ from ml_collections import ConfigDict
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.precision import dtype_of
-from opvseg_jax.core.weights import Blueprint, flatten, part_of
+from opvseg_jax.core.weights import Blueprint, part_of
 from opvseg_jax.encoders.eva_clip import EvaClipSize
 from opvseg_jax.encoders.sizes import ClipSize, DinoSize
 from opvseg_jax.hub import encoders
@@ -26,6 +24,7 @@ from opvseg_jax.hub.trained import (
     size_of,
     tokenizer_of,
 )
+from opvseg_jax.train.draw import drawn
 
 Weights = dict[str, jax.Array]
 
@@ -99,33 +98,6 @@ class Start:
 
     def _origin(self, path: str) -> str:
         return makeup(self.config.model.method).origin(path)
-
-
-class _Keys:
-    """Stands in for `nnx.Rngs` as `ShapeRngs` does, with another key at every call."""
-
-    def __init__(self, seed: jax.Array):
-        self._seed, self._count = seed, itertools.count()
-
-    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
-        if stream.startswith("_"):
-            raise AttributeError(stream)
-        return lambda: jax.random.fold_in(self._seed, next(self._count))
-
-
-def drawn(
-    build: Callable[[Any], nnx.Module],
-    paths: list[str],
-    seed: int,
-    origin: Callable[[str], str] = lambda path: path,
-) -> Weights:
-    """These leaves as a new module has them; one whose `origin` is another is a copy of that."""
-
-    def make(key: jax.Array) -> Weights:
-        leaves = flatten(build(_Keys(key)))
-        return {path: leaves[origin(path)] for path in paths}
-
-    return jax.jit(make)(jax.random.key(seed))
 
 
 def size_and_encoders(model: ConfigDict) -> tuple[Any, References]:
