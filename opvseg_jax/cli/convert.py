@@ -12,7 +12,7 @@ examples:
   opvseg convert --method catseg model_base.pth --out catseg-b16
   opvseg segment dog.jpg --vocab "dog; grass" --model catseg-b16 --out result
 """
-METHODS = ("catseg", "pcaseg", "partcatseg", "hops")
+METHODS = ("catseg", "pcaseg", "pcaseg-parts", "partcatseg", "hops")
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:

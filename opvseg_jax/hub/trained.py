@@ -32,6 +32,7 @@ from opvseg_jax.methods.hops.model import Hops
 from opvseg_jax.methods.partcatseg import port as partcatseg_port
 from opvseg_jax.methods.partcatseg import sizes as partcatseg_sizes
 from opvseg_jax.methods.partcatseg.model import PartCatSeg
+from opvseg_jax.methods.pcaseg import parts as pcaseg_parts
 from opvseg_jax.methods.pcaseg import port as pcaseg_port
 from opvseg_jax.methods.pcaseg import sizes as pcaseg_sizes
 from opvseg_jax.methods.pcaseg.model import PcaSeg
@@ -68,8 +69,15 @@ def _pcaseg_rules(size: Any) -> Rules:
 
 
 HEAD = "sem_seg_head.predictor.transformer."
-# In this order: the tensors of PartCATSeg are all in HOPS' checkpoints as well.
+# In this order: the tensors of PartCATSeg are all in HOPS' checkpoints as well, and the marks of
+# PCA-Seg and of PartCATSeg both fit PCA-Seg for parts.
 METHODS: dict[str, Family] = {
+    "pcaseg-parts": Family(
+        pcaseg_parts.PcaSegParts,
+        pcaseg_parts.SIZES,
+        lambda size: pcaseg_parts.RULES,
+        HEAD + "layers_specific_part.0.swin_block_first",
+    ),
     "pcaseg": Family(PcaSeg, pcaseg_sizes.SIZES, _pcaseg_rules, HEAD + "layers.0.swin_block_first"),
     "hops": Family(
         Hops,

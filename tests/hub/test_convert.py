@@ -20,6 +20,7 @@ from opvseg_jax.hub.presets import is_on_disk, presets
 from opvseg_jax.methods.catseg.sizes import CatSegSize
 from opvseg_jax.methods.hops.sizes import HopsSize
 from opvseg_jax.methods.partcatseg.sizes import PartCatSegSize
+from opvseg_jax.methods.pcaseg.parts import of_partcatseg
 from opvseg_jax.methods.pcaseg.sizes import PcaSegSize
 from opvseg_jax.port.rules import publish
 from opvseg_jax.text.tokenizer import train_tokenizer
@@ -37,6 +38,7 @@ PARTS = {
 SIZES = {
     "catseg": {"small": CatSegSize(CLIP, **SEMANTIC), "wide": CatSegSize(WIDE, **SEMANTIC)},
     "pcaseg": {"small": PcaSegSize(CLIP, **EXPERTS)},
+    "pcaseg-parts": {"small": of_partcatseg(PartCatSegSize(CLIP, **PARTS), num_experts=1)},
     "partcatseg": {"small": PartCatSegSize(CLIP, **PARTS)},
     "hops": {"small": HopsSize(CLIP, **PARTS)},
 }

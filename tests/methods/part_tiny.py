@@ -9,11 +9,10 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from methods.semantic_models import random_leaves
 
 from opvseg_jax.aggregation.head import HeadSize
-from opvseg_jax.core.weights import blueprint
+from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.encoders.sizes import ClipSize, DinoSize, Tower
 from opvseg_jax.text.features import TextFeatures, pad
 from opvseg_jax.vocabulary import Vocabulary
@@ -86,7 +85,7 @@ class Tiny:
         self.leaves = jax.tree.map(jnp.asarray, random_leaves(self.plan))
 
     def plan_of(self, size):
-        return blueprint(lambda: self.method(size, rngs=nnx.Rngs(0)))
+        return blueprint(lambda: self.method(size, rngs=ShapeRngs()))
 
     @functools.cache  # noqa: B019 (lives as long as the session)
     def _forward(self, size):

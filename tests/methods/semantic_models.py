@@ -8,10 +8,9 @@ import functools
 
 import jax
 import numpy as np
-from flax import nnx
 
 from opvseg_jax.aggregation.head import HeadSize
-from opvseg_jax.core.weights import blueprint
+from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.encoders.sizes import ClipSize, Tower
 from opvseg_jax.text.features import TextFeatures, pad
 from opvseg_jax.vocabulary import Vocabulary
@@ -57,7 +56,7 @@ class Tiny:
 
     def __init__(self, method, size):
         self.method, self.size = method, size
-        self.plan = blueprint(lambda: method(size, rngs=nnx.Rngs(0)))
+        self.plan = blueprint(lambda: method(size, rngs=ShapeRngs()))
         self.leaves = random_leaves(self.plan)
         rng = np.random.default_rng(3)
         self.images = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
@@ -73,7 +72,7 @@ class Tiny:
     def _forward(self, class_chunk: int | None):
         head = dataclasses.replace(self.size.head, class_chunk=class_chunk)
         size = dataclasses.replace(self.size, head=head)
-        plan = blueprint(lambda: self.method(size, rngs=nnx.Rngs(0)))
+        plan = blueprint(lambda: self.method(size, rngs=ShapeRngs()))
         return jax.jit(lambda leaves, *inputs: plan.merge(leaves)(*inputs))
 
     def __call__(self, text=None, *, images=None, valid=None, class_chunk=None):

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from methods.promises_semantic import SemanticPromises, patterns_without_a_leaf, rate_of
 from methods.semantic_models import CLIP, HEAD, Tiny, num_trained
 
 from opvseg_jax.core.errors import UserError
-from opvseg_jax.core.weights import blueprint
+from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.methods.catseg import port
 from opvseg_jax.methods.catseg.losses import segmentation_loss
 from opvseg_jax.methods.catseg.model import CatSeg
@@ -37,7 +36,7 @@ class TestPromises(SemanticPromises):
 
 @pytest.mark.parametrize(("name", "count"), [("B/16", 25_115_873), ("L/14@336", 70_270_177)])
 def test_as_many_parameters_train_as_in_the_published_model(name, count):
-    plan = blueprint(lambda: CatSeg(SIZES[name], rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: CatSeg(SIZES[name], rngs=ShapeRngs()))
     assert num_trained(plan, LEARNING_RATES, rate_of) == count
     assert not patterns_without_a_leaf(plan, LEARNING_RATES)
     assert not patterns_without_a_leaf(plan, WEIGHT_DECAY)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from methods.part_tiny import (
     CANVAS,
     CLIP,
@@ -24,7 +23,7 @@ from methods.promises_parts import PartPromises
 from methods.promises_semantic import patterns_without_a_leaf, rate_of
 from methods.semantic_models import num_trained
 
-from opvseg_jax.core.weights import blueprint
+from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.hierarchy.propagation import Seeds
 from opvseg_jax.hierarchy.regions import largest_regions
 from opvseg_jax.methods.hops import port
@@ -50,7 +49,15 @@ SIZE = HopsSize(CLIP, DINO, HEAD, **SIDES, options=OPTIONS)
 
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
-    return Tiny(Hops, SIZE)
+    """Costs count for more than random weights would let them.
+
+    Filtered costs are small; drawn as they come, the weights give all objects nearly the same
+    logit (apart by 0.004 on average, of a range of 13), so that somewhere the best two differ by
+    less than rounding, and rounding decides what is cut out for stage two.
+    """
+    model = Tiny(Hops, SIZE)
+    model.leaves["head/embedding/conv/kernel"] *= 10
+    return model
 
 
 @pytest.fixture
@@ -58,24 +65,23 @@ def rules():
     return port.RULES
 
 
-UNSTABLE = pytest.mark.xfail(
-    strict=False,
-    reason="open: seen to differ on random weights, the cause not found yet",
-)
-
-
 class TestPromises(PartPromises):
-    @UNSTABLE
-    def test_padded_classes_change_nothing(self, tiny):
-        super().test_padded_classes_change_nothing(tiny)
+    pass
 
-    @UNSTABLE
-    def test_the_size_of_chunks_changes_nothing(self, tiny):
-        super().test_the_size_of_chunks_changes_nothing(tiny)
 
-    @UNSTABLE
-    def test_the_order_of_classes_changes_nothing(self, tiny):
-        super().test_the_order_of_classes_changes_nothing(tiny)
+def test_no_two_objects_of_the_test_model_tie(tiny):
+    """What the promises stand on: rounding does not choose the regions."""
+    plan, text = tiny.plan, padded(WORDS)
+
+    @jax.jit
+    def objects(leaves, pictures):
+        model = plan.merge(leaves)
+        valid = jnp.ones(pictures.shape[:3], bool)
+        return model.stages(pictures, model.known(text), valid).objects
+
+    for seed in (3, 9):
+        best = jax.lax.top_k(objects(tiny.leaves, images(seed=seed)), 2)[0]
+        assert (best[..., 0] - best[..., 1]).min() > 2e-5
 
 
 def painted(owners: np.ndarray, num_classes: int) -> jax.Array:
@@ -241,7 +247,7 @@ def test_an_unknown_switch_names_the_choices():
 
 
 def test_as_many_parameters_learn_as_in_the_released_model():
-    plan = blueprint(lambda: Hops(SIZES["B/16-released"], rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: Hops(SIZES["B/16-released"], rngs=ShapeRngs()))
     assert num_trained(plan, LEARNING_RATES_LAST, rate_of) == 24_786_401
     for table in (LEARNING_RATES, LEARNING_RATES_LAST, WEIGHT_DECAY):
         assert not patterns_without_a_leaf(plan, table)

@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from methods.part_tiny import CLIP, DINO, HEAD, SIDES, WORDS, Tiny, features
 from methods.promises_parts import PartPromises
 from methods.promises_semantic import patterns_without_a_leaf, rate_of
 from methods.semantic_models import num_trained
 
 from opvseg_jax import templates
-from opvseg_jax.core.weights import blueprint
+from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.methods.partcatseg import losses, port, views
 from opvseg_jax.methods.partcatseg.model import PartCatSeg
 from opvseg_jax.methods.partcatseg.sizes import (
@@ -38,7 +37,7 @@ class TestPromises(PartPromises):
 
 
 def test_as_many_parameters_train_as_in_the_published_model():
-    plan = blueprint(lambda: PartCatSeg(SIZES["B/16"], rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: PartCatSeg(SIZES["B/16"], rngs=ShapeRngs()))
     # The reference counts two vectors that never get a gradient: background and DINO's mask.
     assert num_trained(plan, LEARNING_RATES, rate_of) == 26_774_497 - 512 - 384
     assert not patterns_without_a_leaf(plan, LEARNING_RATES)

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from methods.promises_semantic import SemanticPromises, patterns_without_a_leaf, rate_of
 from methods.semantic_models import CLIP, HEAD, Tiny, num_trained
 
 from opvseg_jax.core.errors import UserError
-from opvseg_jax.core.weights import blueprint, flatten
+from opvseg_jax.core.weights import ShapeRngs, blueprint, flatten
 from opvseg_jax.encoders.eva_clip import EvaClipSize
 from opvseg_jax.methods.catseg import port as catseg_port
 from opvseg_jax.methods.pcaseg import port
@@ -45,14 +44,14 @@ class TestPromises(SemanticPromises):
     [("B/16", LEARNING_RATES, 31_012_725), ("L/14@336", LEARNING_RATES, 80_099_189)],
 )
 def test_as_many_parameters_train_as_in_the_published_model(name, rates, count):
-    plan = blueprint(lambda: PcaSeg(SIZES[name], rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: PcaSeg(SIZES[name], rngs=ShapeRngs()))
     assert num_trained(plan, rates, rate_of) == count
     assert not patterns_without_a_leaf(plan, rates)
     assert not patterns_without_a_leaf(plan, WEIGHT_DECAY)
 
 
 def test_on_openai_clip_the_keys_of_the_text_tower_are_frozen():
-    plan = blueprint(lambda: PcaSeg(SIZES["openai-B/16"], rngs=nnx.Rngs(0)))
+    plan = blueprint(lambda: PcaSeg(SIZES["openai-B/16"], rngs=ShapeRngs()))
     key = "clip/text/blocks/0/attention/key/kernel"
     assert key in plan.shapes
     assert rate_of(key, OPENAI_LEARNING_RATES) == 0 < rate_of(key, LEARNING_RATES)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from opvseg_jax.aggregation.blocks import Classes, Mode, SerialBlock
+from opvseg_jax.aggregation.blocks import Block, Classes, Mode
 from opvseg_jax.aggregation.cost_volume import CostEmbedding, cosine_costs, own_cosine_costs
 from opvseg_jax.aggregation.decoder import Decoder
 from opvseg_jax.aggregation.guidance import ImageGuidance, TextGuidance
@@ -55,8 +55,7 @@ class PartHead(nnx.Module):
             **options,
         )
         self.text_guidance = TextGuidance(size.embed_dim, size.text_guidance, **options)
-        self.layers = nnx.List(size.block(**options) for _ in range(size.num_layers))
-        self.part_layers = nnx.List(size.block(**options) for _ in range(size.num_layers))
+        self.layers, self.part_layers = stack(size, **options), stack(size, **options)
         self.decoder = Decoder(
             size.hidden, size.decoder, size.decoder_guidance, shared=size.shared_guidance, **options
         )
@@ -86,7 +85,7 @@ class PartHead(nnx.Module):
         def costs(words: jax.Array) -> jax.Array:
             return cosine_costs(features, words)
 
-        walk = Walk(self.layers, costs, self.embedding, guides, classes, mode)
+        walk = Walk(blocks_of(self.layers), costs, self.embedding, guides, classes, mode)
         return walk(words, self.size, taps)
 
     def second(
@@ -112,7 +111,8 @@ class PartHead(nnx.Module):
             record(None if self._in_chunks(mask, mode) else taps, "own_features", visual)
             return own_cosine_costs(visual, words)
 
-        walk = Walk(self.part_layers, costs, self.part_embedding, guides, classes, mode)
+        blocks = blocks_of(self.part_layers)
+        walk = Walk(blocks, costs, self.part_embedding, guides, classes, mode)
         return walk((words, *rows), self.size, taps)
 
     def decode(self, hidden: jax.Array, guides: Guides) -> jax.Array:
@@ -142,7 +142,7 @@ class PartHead(nnx.Module):
 class Walk(NamedTuple):
     """From costs through embedding and layers, all classes at once or chunk by chunk."""
 
-    layers: Sequence[SerialBlock]
+    blocks: Sequence[Block]
     costs: Callable[[Any], jax.Array]  # sources [B, T, ...] -> [B, T, h, w, P]
     embedding: CostEmbedding
     guides: Guides
@@ -152,7 +152,7 @@ class Walk(NamedTuple):
     def __call__(self, sources: Any, size: HeadSize, taps: Taps = None) -> Volume:
         if in_chunks(size, self.classes.mask.shape[1], self.mode):
             hidden = run_blocks_in_chunks(
-                self.layers,
+                self.blocks,
                 lambda part: self.embedding(self.costs(part)),
                 sources,
                 self.guides.appearance,
@@ -166,7 +166,7 @@ class Walk(NamedTuple):
         embedded = self.embedding(costs)
         record(taps, "embedded", embedded)
         hidden = run_blocks(
-            self.layers,
+            self.blocks,
             embedded,
             self.guides.appearance,
             self.classes,
@@ -175,6 +175,19 @@ class Walk(NamedTuple):
             taps=within(taps, "layers"),
         )
         return Volume(hidden, costs.mean(axis=-1))
+
+
+def stack(size: HeadSize, **options) -> nnx.List:
+    """Layers of this size: serial blocks or, with experts, pairs of parallel ones."""
+    layer = size.layer if size.num_experts else size.block
+    return nnx.List(layer(**options) for _ in range(size.num_layers))
+
+
+def blocks_of(layers: nnx.List) -> list[Block]:
+    """The blocks of a stack in the order in which they run."""
+    return [
+        block for layer in layers for block in (layer if isinstance(layer, nnx.List) else (layer,))
+    ]
 
 
 def in_chunks(size: HeadSize, num_classes: int, mode: Mode) -> bool:

@@ -18,21 +18,23 @@ LAYER = (
 )
 
 
-def layers(published: str, ours: str) -> Rules:
+def layers(published: str, ours: str, layer: Rules = LAYER) -> Rules:
     """A stack of aggregation layers."""
-    return under(LAYER, f"{published}.{{i}}.", f"{ours}/{{i}}/")
+    return under(layer, f"{published}.{{i}}.", f"{ours}/{{i}}/")
 
 
-HEAD = (
-    *renamed("conv1", "embedding/conv", CONV2D),
-    *renamed("conv2", "part_embedding/conv", CONV2D),
-    *renamed("conv_proj_feat", "compose", POINTWISE),
-    *GUIDANCE,
-    *layers("layers", "layers"),
-    *layers("layers_specific_part", "part_layers"),
-    Skip("layers_object.*", "a copy of the first layers, made at the start and never used"),
-    *under(DECODER, "", "decoder/"),
-)
+def head_rules(layer: Rules = LAYER) -> Rules:
+    """The aggregator whose layers are named as `layer` says."""
+    return (
+        *renamed("conv1", "embedding/conv", CONV2D),
+        *renamed("conv2", "part_embedding/conv", CONV2D),
+        *renamed("conv_proj_feat", "compose", POINTWISE),
+        *GUIDANCE,
+        *layers("layers", "layers", layer),
+        *layers("layers_specific_part", "part_layers", layer),
+        Skip("layers_object.*", "a copy of the first layers, made at the start and never used"),
+        *under(DECODER, "", "decoder/"),
+    )
 
 
 def model_rules(head: Rules) -> Rules:
@@ -45,4 +47,5 @@ def model_rules(head: Rules) -> Rules:
     )
 
 
+HEAD = head_rules()
 RULES = model_rules(HEAD)
