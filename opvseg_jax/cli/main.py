@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from opvseg_jax import __version__
 from opvseg_jax.cli.errors import Parser, guarded
 
-COMMANDS = ("segment", "demo", "models", "export", "convert", "doctor", "prepare", "bench")
+COMMANDS = (
+    "segment",
+    "evaluate",
+    "demo",
+    "models",
+    "export",
+    "convert",
+    "doctor",
+    "prepare",
+    "bench",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

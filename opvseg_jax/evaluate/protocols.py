@@ -206,7 +206,6 @@ PROTOCOLS: dict[str, Protocol] = {
         {"objects": _cliper(has_background=False)},
     ),
 }
-LEAVES_OUT_ZEROS = tuple(name for name, p in PROTOCOLS.items() if POSITIVE in p.note)
 
 
 def protocol(name: str) -> Protocol:

@@ -1,4 +1,4 @@
-"""One judged image; its pictures are made only if somebody looks, and the best and worst are kept."""
+"""One judged image. Its pictures are made only if somebody looks; best and worst are kept."""
 
 import dataclasses
 import heapq

@@ -46,6 +46,15 @@ class Table:
                 raise ValueError(f"expected {len(self.header)} cells, got {len(row)}: {list(row)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A picture that is no scene, with its own heading, and a note on how to read it."""
+
+    title: str
+    picture: Picture
+    note: str = ""
+
+
 def contact_sheet(rows: Sequence[Row], *, cell: int = 320) -> Image.Image:
     """All rows below each other, every picture fitted into a square of `cell` pixels at most."""
     headings = _headings(rows)
@@ -88,6 +97,7 @@ def write_report(
     tables: Sequence[Table] = (),
     *,
     lead: str = "",
+    charts: Sequence[Chart] = (),
 ) -> list[Path]:
     """Writes index.html and contact_sheet.png into the folder. -> their paths."""
     folder = writable_folder(folder)
@@ -95,8 +105,8 @@ def write_report(
     content = {
         "TITLE": html.escape(title),
         "LEAD": f'<p class="lead">{html.escape(lead)}</p>' if lead else "",
-        "TABLES": "\n".join(map(_table, tables)),
-        "ROWS": "\n".join(map(_row, rows)),
+        "TABLES": "\n".join([*map(_table, tables), *map(_chart, charts)]),
+        "ROWS": _pictures(rows),
     }
     # Filled in one pass, so that a title that speaks of {{ROWS}} stays a title.
     pieces = page.split("{{")
@@ -128,10 +138,27 @@ def _table(table: Table) -> str:
     )
 
 
+def _chart(chart: Chart) -> str:
+    buffer = io.BytesIO()
+    _image(chart.picture).save(buffer, format="PNG", optimize=True)
+    note = f'<p class="note">{html.escape(chart.note)}</p>' if chart.note else ""
+    return (
+        f"<section><h2>{html.escape(chart.title)}</h2>\n"
+        f'<figure class="chart"><img src="{_address(buffer, "png")}" '
+        f'alt="{html.escape(chart.title)}"></figure>{note}</section>'
+    )
+
+
 def _figure(cell: object) -> str:
     if cell is None or (isinstance(cell, float) and np.isnan(cell)):
         return "–"
     return f"{cell:.1f}" if isinstance(cell, float | np.floating) else str(cell)
+
+
+def _pictures(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return "\n".join(["<section><h2>Pictures</h2>", *map(_row, rows), "</section>"])
 
 
 def _row(row: Row) -> str:
@@ -162,7 +189,11 @@ def _embedded(picture: Picture) -> str:
     """A data address. Lines and flat colours suffer from JPEG, hence its best settings."""
     buffer = io.BytesIO()
     _image(picture).save(buffer, format="JPEG", quality=92, subsampling=0, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return _address(buffer, "jpeg")
+
+
+def _address(buffer: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _headings(rows: Sequence[Row]) -> list[str]:
