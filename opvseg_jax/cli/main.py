@@ -10,6 +10,7 @@ from opvseg_jax.cli.errors import Parser, guarded
 
 COMMANDS = (
     "segment",
+    "train",
     "evaluate",
     "demo",
     "models",
@@ -24,11 +25,23 @@ COMMANDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
     try:
-        args = build_parser().parse_args(argv)
+        args = _parsed(argv)
     except SystemExit as end:  # --help, --version, or a mistake that has been told
         return int(end.code or 0)
     logging.basicConfig(level=logging.WARNING, format="opvseg: %(message)s")
     return guarded(args.run, args)
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Keys of a config, such as --config.train.steps=10, are left to the commands that take any."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    keys = [word for word in rest if word.startswith("--config.") and "overrides" in args]
+    if unknown := [word for word in rest if word not in keys]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if keys:
+        args.overrides = keys
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:
