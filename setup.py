@@ -1,9 +1,17 @@
-"""Adds the top-level `data/` folder to the wheel as `opvseg_jax.data`; see also pyproject.toml."""
+"""Adds the top-level `data/` and `configs/` to the wheel, inside the package; see pyproject.toml."""
 
 from setuptools import find_namespace_packages, find_packages, setup
 
-data = ["opvseg_jax.data"] + [f"opvseg_jax.data.{name}" for name in find_namespace_packages("data")]
+ROOMS = ("data", "configs")
+
+
+def packages_of(room: str) -> list[str]:
+    below = find_namespace_packages(room)
+    return [f"opvseg_jax.{room}", *(f"opvseg_jax.{room}.{name}" for name in below)]
+
+
 setup(
-    packages=find_packages(include=["opvseg_jax", "opvseg_jax.*"]) + data,
-    package_dir={"opvseg_jax.data": "data"},
+    packages=find_packages(include=["opvseg_jax", "opvseg_jax.*"])
+    + [name for room in ROOMS for name in packages_of(room)],
+    package_dir={f"opvseg_jax.{room}": room for room in ROOMS},
 )

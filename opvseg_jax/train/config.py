@@ -104,24 +104,17 @@ def load(spec: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     return checked(override(config, overrides))
 
 
-def vary(changes: Values, variant: str = "", /, **variants: Values) -> ConfigDict:
-    """`base()` with `changes`, and with those of a variant: what `get_config` returns.
-
-    `released={...}` names a variant; the name "" or "paper" means `changes` alone.
-    """
-    known = {"paper": {}, **variants}
-    if variant and variant not in known:
-        raise UserError(f"unknown variant {variant!r}: {nearest(variant, known)}")
-    config = base()
-    for key, value in {**changes, **known[variant or "paper"]}.items():
+def changed(config: ConfigDict, changes: Values) -> ConfigDict:
+    """A copy, not locked, with other values: {"train.steps": 100}."""
+    config = _tree(config.to_dict())
+    for key, value in changes.items():
         _put(config, key, value)
     return config
 
 
 def override(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
     """A copy, changed as on the command line: "train.steps=100", "--config.train.steps=100"."""
-    config = _tree(config.to_dict())
-    known = flat(base())
+    changes, known = {}, flat(base())
     for text in overrides:
         key, equals, word = text.removeprefix("--").removeprefix("config.").partition("=")
         if not equals:
@@ -129,8 +122,8 @@ def override(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
         is_free = any(key.startswith(f"{free}.") for free in FREE)
         if key not in known and not is_free:
             raise UserError(f"unknown key {key!r}: {nearest(key, known)}")
-        _put(config, key, _value(key, word, None if is_free else known[key]))
-    return config
+        changes[key] = _value(key, word, None if is_free else known[key])
+    return changed(config, changes)
 
 
 def checked(config: ConfigDict) -> ConfigDict:
@@ -144,10 +137,7 @@ def checked(config: ConfigDict) -> ConfigDict:
             given[key] = tuple(given[key])
     if problems := sorted(problems) or checks.problems(given):
         raise UserError("; ".join(problems))
-    config = base()
-    for key, value in given.items():
-        _put(config, key, value)
-    return config.lock()
+    return changed(base(), given).lock()
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
@@ -172,10 +162,7 @@ def to_json(config: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """What `to_json` wrote, checked and locked. Keys that are newer have their defaults."""
-    config = base()
-    for key, value in flat(json.loads(text)).items():
-        _put(config, key, value)
-    return checked(config)
+    return checked(changed(base(), flat(json.loads(text))))
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
