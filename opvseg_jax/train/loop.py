@@ -24,8 +24,8 @@ from opvseg_jax.parallel.mesh import check_batch, make_mesh, process_share
 from opvseg_jax.parallel.rules import shard_batch
 from opvseg_jax.train import workdir as place
 from opvseg_jax.train.checkpoint import Checkpoints
-from opvseg_jax.train.experiment import Experiment, assemble
 from opvseg_jax.train.during import Judge, chosen_figure
+from opvseg_jax.train.experiment import Experiment, assemble
 from opvseg_jax.train.log import EVAL, Bar, Log, Wandb
 from opvseg_jax.train.model_folder import write_model
 from opvseg_jax.train.optimizer import Rule, make_rule
