@@ -22,6 +22,7 @@ examples:
   opvseg evaluate --model tiny --data partworld:val_unseen --images 50 --out result
   opvseg evaluate --model runs/hops --data my_folder --protocol standard partcatseg --out result
   opvseg evaluate --compare result runs/hops/eval --out comparison
+With --config, keys of the config can be changed as for opvseg train: --config.eval.shorter=512
 """
 
 
@@ -37,10 +38,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _add_experiment(parser)
     _add_model(parser)
     parser.add_argument(
-        "--protocol", nargs="+", metavar="NAME", help="what is counted how (default: standard)"
+        "--protocol", nargs="+", metavar="NAME", help="what counts how (default: standard)"
     )
     parser.add_argument(
-        "--mode", nargs="+", choices=("pred_all", "oracle_obj"), help="for parts (default: both)"
+        "--mode",
+        nargs="+",
+        choices=("pred_all", "oracle_obj"),
+        help="of parts (default: both, or as the config says)",
     )
     parser.add_argument("--split", help="another split than that of the config or of --data")
     parser.add_argument("--images", type=int, default=0, help="the first so many alone")
@@ -57,7 +61,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--compare", nargs="+", metavar="RUN", default=[], help="results of earlier evaluations"
     )
     devices.add_device(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, overrides=[])
     return parser
 
 
@@ -66,7 +70,7 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", metavar="FILE[:VARIANT]", help="its config")
     group.add_argument("--workdir", type=Path, metavar="DIR", help="where it was trained")
     group.add_argument(
-        "--checkpoint", metavar="STEP", help="a step, best, or last (default: the finished model)"
+        "--checkpoint", metavar="STEP", help="best (the default), last, or a step that is stored"
     )
 
 
@@ -111,6 +115,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("nothing to evaluate: give --config and --workdir, or --model and --data")
     if args.config and not args.workdir:
         raise UserError("--config without --workdir: name the folder that it was trained in")
+    if args.overrides and not args.config:
+        raise UserError(f"{args.overrides[0]} without --config: there is no config to change")
     if args.model and not args.data:
         raise UserError("--model without --data: name a data set, such as partworld")
     for option, value in {
@@ -125,10 +131,24 @@ def _check(args: argparse.Namespace) -> None:
 def _experiment(args: argparse.Namespace) -> "tuple[Evaluation, Any]":
     from opvseg_jax.evaluate.report import Evaluation
     from opvseg_jax.evaluate.shown import BestAndWorst
-    from opvseg_jax.train import judge
+    from opvseg_jax.train import stored
     from opvseg_jax.train.config import load
     from opvseg_jax.train.experiment import assemble
 
+    stored.require_workdir(args.workdir)
+    config = load(args.config, [*args.overrides, *_changes(args)])
+    experiment = assemble(config)
+    weights, name = stored.weights_in(experiment, args.workdir, args.checkpoint or stored.BEST)
+    source, words = experiment.eval_source, experiment.eval_vocabulary
+    pictures = BestAndWorst(args.pictures)
+    batches = stored.batches_of(experiment, published_labels=args.published_labels)
+    counts = stored.judge(experiment, weights, _counted(batches, len(source)), pictures)
+    data = _named(source.name, args.published_labels)
+    return Evaluation.of(name, data, words, counts, config.eval.protocols), pictures
+
+
+def _changes(args: argparse.Namespace) -> list[str]:
+    """What the options say, as changes of the config."""
     changes = {
         "eval.split": args.split,
         "eval.images": args.images,
@@ -136,18 +156,7 @@ def _experiment(args: argparse.Namespace) -> "tuple[Evaluation, Any]":
         "eval.protocols": args.protocol and ",".join(args.protocol),
         "eval.modes": args.mode and ",".join(args.mode),
     }
-    judge.require_workdir(args.workdir)
-    config = load(args.config, [f"{key}={value}" for key, value in changes.items() if value])
-    experiment = assemble(config)
-    weights, name = judge.weights_in(experiment, args.workdir, args.checkpoint)
-    pictures = BestAndWorst(args.pictures)
-    batches = judge.batches(experiment, published_labels=args.published_labels)
-    counts = judge.judge(
-        experiment, weights, _counted(batches, len(experiment.eval_source)), on_result=pictures
-    )
-    data = _named(experiment.eval_source.name, args.published_labels)
-    words = experiment.eval_vocabulary
-    return Evaluation.of(name, data, words, counts, config.eval.protocols), pictures
+    return [f"{key}={value}" for key, value in changes.items() if value]
 
 
 def _model(args: argparse.Namespace) -> "tuple[Evaluation, Any]":

@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from opvseg_jax.evaluate.boundary import reach
-
-BATCH_AXIS = "data"
+from opvseg_jax.parallel.mesh import make_mesh, num_shares
+from opvseg_jax.parallel.rules import batch_sharding, on_mesh
+from opvseg_jax.pipeline.samples import IGNORE
 
 
 class Placing:
@@ -31,7 +32,7 @@ class Placing:
 
 
 class OnMesh(Placing):
-    """A batch divided over the mesh's data axis; what lies on the mesh already stays there."""
+    """A batch divided over the rows of the mesh; what lies on the mesh already stays there."""
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
@@ -48,31 +49,23 @@ class OnMesh(Placing):
         return jax.tree.map(place, tree)
 
     def divided(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        count = self.mesh.shape[BATCH_AXIS]
-        rows = NamedSharding(self.mesh, PartitionSpec(BATCH_AXIS))
+        count, rows = num_shares(self.mesh), batch_sharding(self.mesh)
         return {
             name: jax.device_put(filled_up(name, x, count), rows)
             for name, x in with_reach(batch).items()
         }
 
     def context(self):
-        return jax.set_mesh(self.mesh)
+        return on_mesh(self.mesh)
 
 
 def placing(mesh: Mesh | None) -> Placing:
     """How arrays are placed for a mesh, or without one."""
     if jax.process_count() > 1:
-        return OnMesh(mesh_of_this_process(("data", "fsdp", "classes")))
+        return OnMesh(make_mesh(devices=jax.local_devices()))
     if mesh is None or mesh.size == 1:
         return Placing()
     return OnMesh(mesh)
-
-
-def mesh_of_this_process(axes: tuple[str, ...]) -> Mesh:
-    """All devices of this process along the first axis."""
-    devices = np.array(jax.local_devices())
-    kinds = (AxisType.Auto,) * len(axes)
-    return Mesh(devices.reshape(-1, *[1] * (len(axes) - 1)), axes, axis_types=kinds)
 
 
 def whole(x: Any) -> Any:
@@ -95,7 +88,7 @@ def filled_up(name: str, x: np.ndarray, count: int) -> np.ndarray:
     missing = -len(x) % count
     if not missing:
         return x
-    fill = -2 if name.endswith("_map") else 0
+    fill = IGNORE if name.endswith("_map") else 0
     return np.concatenate([x, np.full((missing, *x.shape[1:]), fill, x.dtype)])
 
 

@@ -128,7 +128,7 @@ class Running:
         self._device, self._pixels = None, 0
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@jax.jit
 def _sum(total: dict[str, jax.Array], more: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.add, total, more)
 

@@ -100,15 +100,18 @@ class Checkpoints:
             raise _unwritable(error, self.folder) from error
 
     def restore(
-        self, like: Any, remake_frozen: Callable[[], Mapping[str, Any]] | None = None
+        self,
+        like: Any,
+        remake_frozen: Callable[[], Mapping[str, Any]] | None = None,
+        only: int | None = None,
     ) -> tuple[Any, dict[str, Any]] | None:
-        """The newest undamaged state and its metadata; None if nothing was saved yet.
+        """The newest undamaged state (or that of one step) and its metadata; None if there is none.
 
         `like` is the state with `jax.ShapeDtypeStruct`s as leaves, whose shardings are obeyed:
         they need not be those of the state that was saved. Frozen weights that are damaged are
         made again by `remake_frozen`, and must come out as they were.
         """
-        steps = self.steps()
+        steps = self.steps() if only is None else [only]
         for step in reversed(steps):
             try:
                 leaves, stored = self._load(self._place(step), _leaves(_changing(like)))
@@ -121,6 +124,8 @@ class Checkpoints:
             state = _filled(_changing(like), leaves)
             frozen = self._load_frozen(like.frozen, remake_frozen)
             return dataclasses.replace(like, **state, frozen=frozen), stored["metadata"]
+        if only is not None:
+            raise UserError(f"checkpoint {self._place(only)} is damaged: choose another step")
         if steps:
             raise UserError(
                 f"all checkpoints in {self.folder / STEPS} are damaged: remove the folder to begin "
