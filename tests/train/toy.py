@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from opvseg_jax.core.batch_norm import BatchNorm
+from opvseg_jax.core.cache import keep_compiled
 from opvseg_jax.core.weights import ShapeRngs, blueprint, flatten
 from opvseg_jax.methods.base import Method, Outputs
 from opvseg_jax.pipeline.loader import Loader
@@ -62,6 +63,7 @@ def config(*overrides: str):
 
 def assemble(config):
     """What the loop needs of an `Experiment`."""
+    keep_compiled()
     source = open_source("partworld", "train", size=32, num_images=8)
     judged = open_source("partworld", "val_seen", size=32, num_images=2)
     words = source.vocabulary
@@ -91,3 +93,8 @@ def assemble(config):
         words=types.SimpleNamespace(encoder=types.SimpleNamespace(tokenizer=tokenizer)),
         describe=lambda: {"method": "toy", "size": "tiny"},
     )
+
+
+def spoiled(batch, is_spoiled):
+    """A batch whose loss is not finite, if it is to be."""
+    return batch | {"image": batch["image"] * (float("nan") if is_spoiled else 1)}
