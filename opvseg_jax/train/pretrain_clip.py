@@ -39,6 +39,7 @@ from opvseg_jax.core.weights import Blueprint, blueprint, flatten, part_of
 from opvseg_jax.encoders.clip import Clip
 from opvseg_jax.encoders.clip_text import ClipText
 from opvseg_jax.encoders.clip_vision import ClipVision
+from opvseg_jax.encoders.positions import HUGGINGFACE, resize_positions
 from opvseg_jax.encoders.severance import Gps, sever
 from opvseg_jax.hub.encoders import load_clip, save_clip
 from opvseg_jax.pipeline import partworld
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--init", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--images", type=int, default=48_000, help="images drawn before training")
     parser.add_argument("--first-image", type=int, default=0, help="of the pretrain split")
+    parser.add_argument("--pixels", type=int, default=VISION["image_size"], help="of a side")
     parser.add_argument("--sharpness", type=float, default=12.0, help="of the pooling of patches")
     parser.add_argument("--steps", type=int, default=3_200)
     parser.add_argument("--text-steps", type=int, default=500)
@@ -104,33 +106,35 @@ def main(argv: list[str] | None = None) -> None:
     began = time.monotonic()
     corpus, vocab_size = draw_corpus(args)
     log.info("drew %d images in %.0f s", len(corpus.images), time.monotonic() - began)
-    plan = blueprint(functools.partial(build, vocab_size, args.seed))
-    weights = jax.jit(lambda: flatten(build(vocab_size, args.seed)))()
-    grid = VISION["image_size"] // VISION["patch_size"]
+    make = functools.partial(build, vocab_size, args.seed, args.pixels)
+    plan, text_plan = blueprint(make), blueprint(lambda: make().text)
+    weights = jax.jit(lambda: flatten(make()))()
+    grid = args.pixels // VISION["patch_size"]
     weights["vision/positions"] = wave_positions(grid, VISION["width"])
-    text_plan = blueprint(lambda: build(vocab_size, args.seed).text)
     if args.init:
         weights = dict(load_clip(args.init).weights)
-        text = part_of(weights, "text")
+        text, positions = part_of(weights, "text"), weights["vision/positions"]
+        weights["vision/positions"] = resize_positions(positions, (grid, grid), HUGGINGFACE)
     else:
         text = train_text(text_plan, part_of(weights, "text"), corpus, args)
     words = encode_all(text_plan, text, corpus.tokens)
     log.info("text tower: %.0f s", time.monotonic() - began)
     weights |= {f"text/{path}": leaf for path, leaf in text.items()}
-    save = functools.partial(save_clip, args.out, config=config(vocab_size), dtype=np.float16)
+    description = config(vocab_size, args.pixels)
+    save = functools.partial(save_clip, args.out, config=description, dtype=np.float16)
     for trained in train(plan, weights, words, corpus, args, began):
         save(trained)
 
 
-def build(vocab_size: int, seed: int) -> Clip:
-    rngs = nnx.Rngs(seed)
-    return Clip(ClipVision(**VISION, rngs=rngs), ClipText(vocab_size=vocab_size, **TEXT, rngs=rngs))
+def build(vocab_size: int, seed: int, pixels: int) -> Clip:
+    rngs, vision = nnx.Rngs(seed), VISION | {"image_size": pixels}
+    return Clip(ClipVision(**vision, rngs=rngs), ClipText(vocab_size=vocab_size, **TEXT, rngs=rngs))
 
 
 def draw_corpus(args: argparse.Namespace) -> tuple[Corpus, int]:
     """Draws the images in processes, trains the tokenizer on the captions, packs both."""
     chunk = 500
-    draw = functools.partial(partworld.render_many, "pretrain", size=VISION["image_size"])
+    draw = functools.partial(partworld.render_many, "pretrain", size=args.pixels)
     end = args.first_image + args.images
     jobs = range(args.first_image, end, chunk)
     # A fork of a process in which JAX runs threads may never come back.
@@ -338,13 +342,13 @@ def pool(cosine: jax.Array, sharpness: float) -> jax.Array:
     return jnp.sum(jax.nn.softmax(sharpness * cosine, axis=-1) * cosine, axis=-1)
 
 
-def config(vocab_size: int) -> dict:
+def config(vocab_size: int, pixels: int) -> dict:
     """The HuggingFace description (config.json) of the tiny CLIP."""
     return {
         "model_type": "clip",
         "projection_dim": VISION["embed_dim"],
         "vision_config": {
-            "image_size": VISION["image_size"],
+            "image_size": pixels,
             "patch_size": VISION["patch_size"],
             "hidden_size": VISION["width"],
             "num_hidden_layers": VISION["num_layers"],

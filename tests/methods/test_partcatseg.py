@@ -66,8 +66,8 @@ def test_an_object_without_parts_and_an_ignored_pixel_are_background():
 
 def test_the_mean_counts_elements_and_not_weights():
     logits, target = jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 2, 2))
-    weights = losses.class_weights(jnp.ones(1, bool))
-    expected = np.log(2) * (1 + losses.BACKGROUND_WEIGHT) / 2
+    weights = losses.class_weights(jnp.ones(1, bool), 0.05)
+    expected = np.log(2) * (1 + 0.05) / 2
     np.testing.assert_allclose(losses.yes_or_no(logits, target, weights), expected, rtol=1e-6)
     nowhere = jnp.zeros((1, 1, 2), bool)
     assert losses.yes_or_no(logits, target, weights, nowhere) == 0

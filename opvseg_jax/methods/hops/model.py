@@ -100,7 +100,7 @@ class Hops(ClipAndDino):
         target = losses.targets_of(object_map, part_map, text)
         stages = self.stages(images, text, object_logits=object_logits, train=True, taps=taps)
         named = losses.with_background(target.objects, len(text.objects), target.is_background)
-        weights = losses.class_weights(text.object_mask)
+        weights = losses.class_weights(text.object_mask, self.size.background_weight)
         parts = stages.parts
         return {
             "objects": losses.yes_or_no(stages.objects, named, weights),
@@ -213,7 +213,8 @@ class Hops(ClipAndDino):
         )
         keep_maps = with_attention and options.attention != "clip"
         patches, dino_maps = dino_features(self.dino, dino_view, keep_maps=keep_maps, taps=taps)
-        pyramid = views.pyramid(patches, features.shape[1:3])
+        stages = len(self.size.head.decoder)
+        pyramid = views.pyramid(patches, features.shape[1:3], num_stages=stages)
         record(taps, "pyramid", pyramid)
         if not with_attention:
             return Encoded(features, pyramid, None)

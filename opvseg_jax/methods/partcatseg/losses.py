@@ -14,7 +14,6 @@ from opvseg_jax.core.shapes import dims
 from opvseg_jax.pipeline.targets import one_hot
 from opvseg_jax.text.features import TextFeatures
 
-BACKGROUND_WEIGHT = 0.05
 NEVER = -1e30  # a score that no softmax lets through, and whose gradient is finite
 
 
@@ -73,7 +72,7 @@ def with_background(
     return jnp.concatenate([named, is_background[..., None].astype(dtype)], axis=-1)
 
 
-def class_weights(mask: jax.Array, background: float = BACKGROUND_WEIGHT) -> jax.Array:
+def class_weights(mask: jax.Array, background: float) -> jax.Array:
     """mask [T] of real classes -> their weights and the background's, [T + 1]."""
     return jnp.append(mask.astype(jnp.float32), background)
 

@@ -88,7 +88,7 @@ class PartCatSeg(ClipAndDino):
         rest = target.is_background
         specific = at_labels(logits.second, s)
         of_parts = losses.with_background(target.parts, s, rest)
-        weights = losses.class_weights(text.part_mask)
+        weights = losses.class_weights(text.part_mask, self.size.background_weight)
         both = jnp.any(rest) & jnp.any(~rest)
         generic = losses.one_hot(target.generic, g)
         of_objects = losses.with_background(target.objects, o, rest)
@@ -104,7 +104,7 @@ class PartCatSeg(ClipAndDino):
             "objects": losses.yes_or_no(
                 at_labels(logits.first[:, g:], o),
                 of_objects,
-                losses.class_weights(text.object_mask),
+                losses.class_weights(text.object_mask, self.size.background_weight),
             ),
             "composition": losses.composition_loss(
                 logits.first_costs[:, g:], logits.second_costs, text, taps
@@ -153,7 +153,8 @@ class PartCatSeg(ClipAndDino):
         record(taps, "dino_view", dino_view)
         patches = self.dino(dino_view).patches
         record(taps, "dino_patches", patches)
-        maps = views.pyramid(patches, features.shape[1:3])
+        stages = len(self.size.head.decoder)
+        maps = views.pyramid(patches, features.shape[1:3], num_stages=stages)
         record(taps, "pyramid", maps)
         return features, maps
 

@@ -29,6 +29,7 @@ class PartCatSegSize:
     partless: str = "class"
     undo_padding: bool = True
     templates: str = "imagenet80"
+    background_weight: float = 0.05  # of the background among the classes of a loss
 
     def __post_init__(self):
         if self.partless not in ("class", "background"):

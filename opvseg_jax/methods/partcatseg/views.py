@@ -65,8 +65,12 @@ def at_size(maps: jax.Array, size: tuple[int, int], *, undo_padding: bool) -> ja
     return resize(maps, filled(size))[:, : size[0], : size[1]]
 
 
-def pyramid(maps: jax.Array, grid: tuple[int, int]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """DINO's patches [B, n, m, C] -> guidance of 1, 2 and 4 times the grid (h, w)."""
+def pyramid(
+    maps: jax.Array, grid: tuple[int, int], *, num_stages: int = 2
+) -> tuple[jax.Array, ...]:
+    """DINO's patches [B, n, m, C] -> guidance of 1, 2, 4 ... times the grid (h, w).
+
+    One map for the aggregation and one for each stage of the decoder.
+    """
     h, w = grid
-    first, second, third = (resize(maps, (scale * h, scale * w)) for scale in (1, 2, 4))
-    return first, second, third
+    return tuple(resize(maps, (2**i * h, 2**i * w)) for i in range(num_stages + 1))
