@@ -38,13 +38,13 @@ class OnMesh(Placing):
         self.mesh = mesh
 
     def everywhere(self, tree: Any) -> Any:
-        whole = NamedSharding(self.mesh, PartitionSpec())
+        on_each = NamedSharding(self.mesh, PartitionSpec())
         wanted = set(self.mesh.devices.flat)
 
         def place(x):
             x = whole(x)
             is_there = isinstance(x, jax.Array) and x.sharding.device_set == wanted
-            return x if is_there else jax.device_put(x, whole)
+            return x if is_there else jax.device_put(x, on_each)
 
         return jax.tree.map(place, tree)
 
