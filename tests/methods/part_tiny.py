@@ -9,7 +9,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from methods.semantic_models import random_leaves
+from methods.semantic_models import quick_jit, random_leaves
 
 from opvseg_jax.aggregation.head import HeadSize
 from opvseg_jax.core.weights import ShapeRngs, blueprint
@@ -90,7 +90,7 @@ class Tiny:
     @functools.cache  # noqa: B019 (lives as long as the session)
     def _forward(self, size):
         plan = self.plan_of(size)
-        return jax.jit(lambda leaves, *inputs: plan.merge(leaves)(*inputs))
+        return quick_jit(lambda leaves, *inputs: plan.merge(leaves)(*inputs))
 
     def __call__(self, text, pictures=None, *, valid=None, size=None):
         """Outputs as arrays of NumPy."""
@@ -104,7 +104,7 @@ class Tiny:
         """The loss, and its gradient for every leaf."""
         plan = self.plan_of(size or self.size)
         value = jax.value_and_grad(lambda leaves: plan.merge(leaves).loss(batch, text)[0])
-        return jax.device_get(jax.jit(value)(self.leaves))
+        return jax.device_get(quick_jit(value)(self.leaves))
 
 
 def batch(text: TextFeatures, seed: int = 0) -> dict[str, np.ndarray]:

@@ -4,8 +4,10 @@ import dataclasses
 import re
 
 import numpy as np
+from methods.semantic_models import PADDED
 
-from opvseg_jax.text.features import pad
+from opvseg_jax.text.features import TextFeatures, pad
+from opvseg_jax.vocabulary import Vocabulary
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -47,6 +49,15 @@ class SemanticPromises:
         assert (below.argmax(axis=-1) == below.shape[-1] - 1).all()
         above = np.s_[:, : objects.shape[1] // 2]
         np.testing.assert_array_equal(objects[above], tiny().objects[above])
+
+    def test_one_object_with_one_part(self, tiny):
+        one = tiny.text.objects[:1], tiny.text.parts[:1], tiny.text.generic[:1]
+        text = TextFeatures.of(Vocabulary.of({"dog": ["head"]}), *one)
+        outputs = tiny(pad(text, **PADDED, generic=len(tiny.text.generic), most_parts=2))
+        for scores in (outputs.objects, outputs.parts):
+            assert np.isfinite(scores).all()
+            assert (scores[..., 0] > 0).any()
+            assert (scores[..., 1:-1] == 0).all()
 
 
 def rate_of(path: str, table) -> float:

@@ -102,3 +102,14 @@ def test_sliding_averages_windows_and_the_global_view_after_the_sigmoid():
     np.testing.assert_allclose(scores[0, 0], (p[0] + p[4]) / 2, rtol=1e-6)
     np.testing.assert_allclose(scores[12, 12], (p[:4].mean() + p[4]) / 2, rtol=1e-6)
     np.testing.assert_allclose(scores[23, 12], ((p[2] + p[3]) / 2 + p[4]) / 2, rtol=1e-6)
+
+
+def test_sliding_gives_many_classes_what_it_gives_few():
+    rule = Sliding(canvas=24, window=16, stride=8)
+    logits = np.random.default_rng(0).standard_normal((5, 75, 4, 4)).astype(np.float32)
+
+    def scores(first, last):
+        return sliding(lambda views: logits[:, first:last], jnp.zeros((1, 20, 30, 3)), 16, rule)
+
+    apart = np.concatenate([scores(0, 25), scores(25, 50), scores(50, 75)], axis=-1)
+    np.testing.assert_allclose(scores(0, 75), apart, atol=1e-6)

@@ -21,7 +21,7 @@ from methods.part_tiny import (
 )
 from methods.promises_parts import PartPromises
 from methods.promises_semantic import patterns_without_a_leaf, rate_of
-from methods.semantic_models import num_trained
+from methods.semantic_models import num_trained, quick_jit
 
 from opvseg_jax.core.weights import ShapeRngs, blueprint
 from opvseg_jax.hierarchy.propagation import Seeds
@@ -73,7 +73,7 @@ def test_no_two_objects_of_the_test_model_tie(tiny):
     """What the promises stand on: rounding does not choose the regions."""
     plan, text = tiny.plan, padded(WORDS)
 
-    @jax.jit
+    @quick_jit
     def objects(leaves, pictures):
         model = plan.merge(leaves)
         valid = jnp.ones(pictures.shape[:3], bool)
@@ -94,7 +94,7 @@ def staged(tiny: Tiny, size: HopsSize):
     """The compiled stages with stage one's logits given: scores of parts, and what was dropped."""
     plan = tiny.plan_of(size)
 
-    @jax.jit
+    @quick_jit
     def run(leaves, pictures, text, logits):
         model = plan.merge(leaves)
         text = model.known(text)
@@ -136,7 +136,7 @@ def test_any_number_of_objects_runs_through_one_program_on_the_device(tiny):
 def test_the_whole_method_transfers_nothing(tiny):
     text = jax.device_put(features(WORDS))
     plan = tiny.plan
-    run = jax.jit(lambda leaves, *inputs: plan.merge(leaves)(*inputs))
+    run = quick_jit(lambda leaves, *inputs: plan.merge(leaves)(*inputs))
     pictures = [jnp.asarray(images(seed=seed)) for seed in range(2)]
     run(tiny.leaves, pictures[0], text)
     with jax.transfer_guard("disallow"):
@@ -162,7 +162,7 @@ def test_without_an_object_the_loss_and_its_gradient_are_numbers(tiny):
         arrays = data["image"], data["object_map"], data["part_map"]
         return sum(tiny.plan.merge(leaves).losses(*arrays, text, object_logits=nothing).values())
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(tiny.leaves)
+    value, gradient = quick_jit(jax.value_and_grad(loss))(tiny.leaves)
     assert np.isfinite(value)
     assert all(np.isfinite(x).all() for x in gradient.values())
 

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from methods.promises_semantic import SemanticPromises, patterns_without_a_leaf, rate_of
-from methods.semantic_models import CLIP, HEAD, Tiny, num_trained
+from methods.semantic_models import CLIP, HEAD, Tiny, num_trained, quick_jit
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.weights import ShapeRngs, blueprint, flatten
@@ -89,7 +88,7 @@ def test_a_checkpoint_of_another_method_is_refused(tiny):
 def test_training_moves_the_running_statistics_and_sees_no_padded_class(tiny):
     labels = np.random.default_rng(1).integers(-1, 5, (2, 16, 16))
 
-    @jax.jit
+    @quick_jit
     def step(leaves, text, mask):
         model = tiny.plan.merge(leaves)
         losses = model.losses(tiny.images, labels, text, mask)

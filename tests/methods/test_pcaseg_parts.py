@@ -8,7 +8,7 @@ import pytest
 from methods.part_tiny import CLIP, DINO, HEAD, SIDES, WORDS, Tiny, batch, features, padded
 from methods.promises_parts import PartPromises
 from methods.promises_semantic import patterns_without_a_leaf, rate_of
-from methods.semantic_models import num_trained
+from methods.semantic_models import num_trained, quick_jit
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.weights import ShapeRngs, blueprint, flatten
@@ -64,7 +64,7 @@ def step(tiny: Tiny, size, text):
     """The terms of the loss, and the leaves after it."""
     plan, data = tiny.plan_of(size), batch(features(WORDS))
 
-    @jax.jit
+    @quick_jit
     def run(leaves):
         model = plan.merge(leaves)
         return model.loss(data, text)[1], flatten(model)

@@ -5,6 +5,7 @@ The canvas is stretched to a square, as in the reference: the aspect ratio is no
 Shapes: B images, V views, T classes, H W image, h w logits of a view.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,7 @@ from opvseg_jax.methods.catseg.sizes import Sliding
 
 MEAN = (122.7709383, 116.7460125, 104.09373615)  # CLIP's pixel statistics, of 0..255
 STD = (68.5005327, 66.6321579, 70.3231630)
+AT_A_TIME = 32  # classes whose windows are brought to full size together
 
 Score = Callable[[jax.Array], jax.Array]  # images [V, S, S, 3] as CLIP gets them -> [V, T, h, w]
 
@@ -57,11 +59,34 @@ def sliding(score: Score, images: jax.Array, side: int, rule: Sliding) -> jax.Ar
     b, *_ = dims(images, "B H W C", C=3)
     seen = views(images, side, rule)  # [B, V, S, S, 3], the last one is global
     logits = score(seen.reshape(-1, *seen.shape[2:]))
+    logits = logits.reshape(b, -1, *logits.shape[1:])
+    return _few_at_a_time(functools.partial(_merge_views, rule=rule), logits)
+
+
+def _merge_views(logits: jax.Array, rule: Sliding) -> jax.Array:
+    """logits [B, V, T, h, w] -> scores [B, canvas, canvas, T]."""
     scores = jax.nn.sigmoid(resize(_last(logits), (rule.window, rule.window)))
-    scores = scores.reshape(b, -1, *scores.shape[1:])
     canvas = (rule.canvas, rule.canvas)
     local = merge_windows(scores[:, :-1], canvas, (rule.stride, rule.stride))
     return (local + resize(scores[:, -1], canvas)) / 2
+
+
+def _few_at_a_time(function: Callable[[jax.Array], jax.Array], logits: jax.Array) -> jax.Array:
+    """function(logits [B, V, T, h, w]) -> [B, H, W, T], for `AT_A_TIME` classes after another.
+
+    Of a large vocabulary there is then nothing at full size but the result.
+    """
+    t = logits.shape[2]
+    if t <= AT_A_TIME:
+        return function(logits)
+    shape = jax.eval_shape(function, logits)
+
+    def step(index: jax.Array, whole: jax.Array) -> jax.Array:
+        start = jnp.minimum(index * AT_A_TIME, t - AT_A_TIME)  # the last ones meet some twice
+        part = function(jax.lax.dynamic_slice_in_dim(logits, start, AT_A_TIME, axis=2))
+        return jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=3)
+
+    return jax.lax.fori_loop(0, -(-t // AT_A_TIME), step, jnp.zeros(shape.shape, shape.dtype))
 
 
 def views(images: jax.Array, side: int, rule: Sliding) -> jax.Array:
@@ -74,5 +99,5 @@ def views(images: jax.Array, side: int, rule: Sliding) -> jax.Array:
 
 
 def _last(logits: jax.Array) -> jax.Array:
-    """[B, T, h, w] -> [B, h, w, T]."""
-    return jnp.moveaxis(logits, 1, -1)
+    """[..., T, h, w] -> [..., h, w, T]."""
+    return jnp.moveaxis(logits, -3, -1)
