@@ -16,7 +16,7 @@ from opvseg_jax.aggregation.cost_volume import CostEmbedding, best_classes, cosi
 from opvseg_jax.aggregation.decoder import Decoder
 from opvseg_jax.aggregation.fusion import ExpertFusion
 from opvseg_jax.aggregation.guidance import ImageGuidance, TextGuidance
-from opvseg_jax.aggregation.run import run_blocks, run_blocks_in_chunks
+from opvseg_jax.aggregation.run import fill_classes, run_blocks, run_blocks_in_chunks
 from opvseg_jax.aggregation.spatial import SpatialPair
 from opvseg_jax.aggregation.taps import Taps, record, within
 from opvseg_jax.core.shapes import dims
@@ -152,11 +152,13 @@ class CostHead(nnx.Module):
         taps: Taps,
     ) -> jax.Array:
         """The same with text [B, T, P, E] and mask [B, T] of the classes that are kept."""
+        t = text.shape[1]
+        text, mask = fill_classes((text, mask), t)
         classes = Classes(self.text_guidance(text), mask)
         record(taps, "text", classes.text)
         chunk = self.size.class_chunk
-        if chunk is not None and chunk < text.shape[1] and not mode.train:
-            return run_blocks_in_chunks(
+        if chunk is not None and chunk < t and not mode.train:
+            logits = run_blocks_in_chunks(
                 self.blocks,
                 lambda words: self.embedding(cosine_costs(features, words)),
                 text,
@@ -166,6 +168,7 @@ class CostHead(nnx.Module):
                 chunk=chunk,
                 decode=lambda x: self.decoder(x, fine),
             )
+            return logits[:, :t]
         costs = cosine_costs(features, text)
         record(taps, "costs", costs)
         x = self.embedding(costs)
@@ -174,4 +177,4 @@ class CostHead(nnx.Module):
         x = run_blocks(
             self.blocks, x, appearance, classes, mode, remat=self.size.remat, taps=inside
         )
-        return self.decoder(x, fine, within(taps, "decoder"))
+        return self.decoder(x, fine, within(taps, "decoder"))[:, :t]

@@ -19,6 +19,7 @@ from flax import nnx
 from opvseg_jax.aggregation.attention_kinds import Summary
 from opvseg_jax.aggregation.blocks import Block, Classes, Mode
 from opvseg_jax.aggregation.taps import Taps, record, within
+from opvseg_jax.parallel.rules import constrain, missing_classes
 
 
 def run_blocks(
@@ -42,11 +43,22 @@ def run_blocks(
         summary = block.summarise(prepared, classes, mode)
         return block.finish(prepared, appearance, classes, summary, mode, here)
 
+    x = constrain(x, "B T H W C")
     for index, block in enumerate(blocks):
         here = within(taps, f"block_{index}")
         x = _step_again(step, block, x, here) if remat else step(block, x, here)
+        x = constrain(x, "B T H W C")
         record(here, "out", x)
     return x
+
+
+def fill_classes(tree: Any, count: int) -> Any:
+    """Arrays [B, T, ...] of `count` classes, filled up to what the mesh divides; masks with false.
+
+    Without a mesh that is nothing. The results of the classes that are added are to be cut off.
+    """
+    extra = missing_classes(count)
+    return _padded(tree, extra) if extra else tree
 
 
 def _step_again(step: Callable[..., jax.Array], block: Block, x: jax.Array, here: Taps):

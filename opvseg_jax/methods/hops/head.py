@@ -14,7 +14,7 @@ from opvseg_jax.aggregation.cost_volume import CostEmbedding, cosine_costs
 from opvseg_jax.aggregation.decoder import Decoder
 from opvseg_jax.aggregation.guidance import ImageGuidance, TextGuidance
 from opvseg_jax.aggregation.head import HeadSize
-from opvseg_jax.aggregation.run import run_blocks, run_blocks_in_chunks
+from opvseg_jax.aggregation.run import fill_classes, run_blocks, run_blocks_in_chunks
 from opvseg_jax.aggregation.taps import Taps, record, within
 from opvseg_jax.core.shapes import dims
 
@@ -72,6 +72,7 @@ class HopsHead(nnx.Module):
         b, *_ = dims(features, "B h w E", E=self.size.embed_dim)
         _, t, *_ = dims(words, "B T P E", B=b, P=self.size.num_prompts, E=self.size.embed_dim)
         dims(mask, "B T", B=b, T=t)
+        words, mask = fill_classes((words, mask), t)
         appearance, *fine = self.image_guidance(pyramid)
         classes = Classes(self.text_guidance(words), mask)
         # In the release every layer starts from the embedded costs, and the last result counts.
@@ -88,7 +89,7 @@ class HopsHead(nnx.Module):
 
         chunk = self.size.class_chunk
         if chunk is not None and chunk < t and not mode.train:
-            return run_blocks_in_chunks(
+            logits = run_blocks_in_chunks(
                 layers,
                 embed,
                 words,
@@ -98,12 +99,13 @@ class HopsHead(nnx.Module):
                 chunk=chunk,
                 decode=lambda x: self.decoder(x, fine),
             )
+            return logits[:, :t]
         x = embed(words, taps)
         record(taps, "embedded", x)
         inside = within(taps, "layers")
         x = run_blocks(layers, x, appearance, classes, mode, remat=self.size.remat, taps=inside)
         record(taps, "aggregated", x)
-        logits = self.decoder(x, fine)
+        logits = self.decoder(x, fine)[:, :t]
         record(taps, "logits", logits)
         return logits
 

@@ -1,0 +1,1 @@
+"""Devices and processes: which mesh they form, what lies where on it, how processes start."""
