@@ -52,28 +52,38 @@ def run(args: argparse.Namespace) -> int:
     from opvseg_jax.train.loop import train
 
     try:
-        result = train(config, args.workdir, on_event=_tell, wandb=args.wandb)
+        result = train(config, args.workdir, on_event=tell, wandb=args.wandb)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
             "out of memory: use a smaller train.batch_size, or train.accumulate or train.remat"
         ) from error
-    if "stopped" in result:
-        return INTERRUPTED if result["stopped"] == "Ctrl-C" else 0
+    if (code := exit_code(result)) is not None:
+        return code
     print(f"trained {result['step']} steps: the model is in {args.workdir / 'model'}")
     return 0
 
 
-def _tell(kind: str, facts: Mapping[str, Any]) -> None:
-    message = {
-        "resumed": "goes on after step {step}",
-        "evaluated": "step {step}: {figure} {value}",
-        "stopping": "{reason}: stops after this step; Ctrl-C again stops at once",
-        "stopped": "stopped after step {step}, which is saved: the same command goes on",
-    }.get(kind)
-    if message is None:
+def exit_code(result: Mapping[str, Any]) -> int | None:
+    """Of a training that was stopped; None if it reached its end."""
+    if "stopped" not in result:
+        return None
+    return INTERRUPTED if result["stopped"] == "Ctrl-C" else 0
+
+
+def tell(kind: str, facts: Mapping[str, Any]) -> None:
+    """What happens, above the progress bar."""
+    if kind == "resumed":
+        message = f"goes on after step {facts['step']}"
+    elif kind == "evaluated" and facts["chosen"] is not None:
+        message = f"step {facts['step']}: {facts['best']} {facts['chosen']:.1f}"
+    elif kind == "stopping":
+        message = f"{facts['reason']}: stops after this step; a second Ctrl-C stops at once"
+    elif kind == "stopped":
+        message = f"step {facts['step']} is saved, and the same command goes on from there"
+    else:
         return
     from tqdm import tqdm
 
-    tqdm.write(f"opvseg: {message.format(**facts)}", file=sys.stderr)
+    tqdm.write(f"opvseg: {message}", file=sys.stderr)

@@ -1,13 +1,14 @@
-"""What `opvseg demo` shows: figures on PartWorld, right words beside shuffled ones; pictures."""
+"""What `opvseg demo` shows: models side by side on PartWorld, by two protocols; pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from opvseg_jax.evaluate.confusion import Scores
-from opvseg_jax.evaluate.scenes import Figures, count, figures, scenes_of, truth_of
+from opvseg_jax.evaluate.rules import partcatseg_pred_all
+from opvseg_jax.evaluate.scenes import Counted, Figures, count, figures, scenes_of, truth_of
 from opvseg_jax.inference.result import Segmentation
 from opvseg_jax.inference.segmenter import Segmenter
 from opvseg_jax.inference.sheet import Row, Table, write_report
@@ -17,62 +18,84 @@ from opvseg_jax.vocabulary import Vocabulary
 SPLITS = ("val_seen", "val_unseen")
 SEEDS = (0, 1, 2)
 SHOWN = {"val_seen": 4, "val_unseen": 8}  # scenes on the contact sheet
-HEADER = (
-    *("objects (mIoU)", "shuffled", "ratio"),
-    *("parts (mIoU)", "shuffled", "ratio", "within objects", "ratio"),
-)
+GROUPS = {"all": "all words", "seen": "seen", "unseen": "unseen", "harmonic": "h-IoU"}
+HEADER = ("objects", "shuffled", "parts", "shuffled", "within objects", "parts, published")
 LEAD = (
     "PartWorld is a small drawn world that comes with the library. Its CLIP has read captions that "
     "speak of every kind of object and has never been shown which pixels they mean. Seen kinds "
-    "are those that training would label; the unseen ones are {unseen}."
+    "are those that training labels; the unseen ones are {unseen}."
 )
 NOTE = (
-    "Percent, mean ± standard deviation over {seeds} worlds of {scenes} scenes for each split; "
-    "parts by Pred-All. Shuffled: every class has the word of another. Within objects: parts have "
-    "the words of other parts of their object, which is still found. A model that does not read "
-    "would reach the same with both."
+    "Percent mIoU, mean ± standard deviation over {seeds} worlds of {scenes} scenes for each "
+    "split; parts by Pred-All. Classes never found count as zeros, except under the published "
+    "protocol (PartCATSeg's), which leaves them out of its means, as it does what is answered "
+    "outside of the labelled parts. Shuffled: every class has the word of another. Within objects: "
+    "parts have the words of other parts of their object, which is still found. A model that does "
+    "not read would reach the same with both."
 )
 
 Progress = Callable[[], None]
+Segmenters = Mapping[str, Segmenter]
 
 
 class Demo(NamedTuple):
-    """Rows of a table by split, and what to look at."""
+    """One table for each split, what to look at, and parts' h-IoU by model and world."""
 
     tables: list[Table]
     rows: list[Row]
+    h_iou: dict[str, np.ndarray]  # [worlds], standard, of `val_unseen`
+
+
+class Judged(NamedTuple):
+    """Everything that is said of one model in one world."""
+
+    objects: Figures
+    parts: Figures
+    within: Figures
+    published: Scores
 
 
 def run(
-    segmenter: Segmenter,
+    segmenters: Segmenters,
     scenes: int,
     on_scene: Progress = lambda: None,
     seeds: Sequence[int] = SEEDS,
 ) -> Demo:
-    """Segments `scenes` scenes of each split and seed."""
+    """Every model on `scenes` scenes of each split and seed; pictures show the last model."""
     words = vocabulary()
-    tables, rows = [], []
+    tables, rows, h_iou = [], [], {}
     for split in SPLITS:
-        found = []
-        for seed in seeds:
-            pictures = _Pictures(split, words, SHOWN[split] if seed == seeds[0] else 0, on_scene)
-            world = scenes_of(split, seed, scenes)
-            counted = count(segmenter, words, world, pictures)
-            found.append(figures(counted, words, seed))
-            rows += pictures.rows
+        found: dict[str, list[Judged]] = {}
+        for name, segmenter in segmenters.items():
+            is_shown = name == [*segmenters][-1]
+            for seed in seeds:
+                count_shown = SHOWN[split] if is_shown and seed == seeds[0] else 0
+                pictures = _Pictures(split, words, count_shown, on_scene)
+                counted = count(segmenter, words, scenes_of(split, seed, scenes), pictures)
+                found.setdefault(name, []).append(judged(counted, words, seed))
+                rows += pictures.rows
+            h_iou[name] = np.array([one.parts.right.harmonic for one in found[name]])
         tables.append(_table(split, found, scenes))
-    return Demo(tables, rows)
+    return Demo(tables, rows, h_iou)
 
 
-def write(demo: Demo, segmenter: Segmenter, out: Path) -> list[Path]:
+def judged(found: Counted, words: Vocabulary, seed: int) -> Judged:
+    """The figures of one world; `seed` shuffles the words."""
+    positive = partcatseg_pred_all(found.parts.counts, words.seen_part_mask).figures
+    names = ("mIoU", "mIoU-seen", "mIoU-unseen", "h-IoU")
+    return Judged(*figures(found, words, seed), Scores(*(positive[name] for name in names)))
+
+
+def write(demo: Demo, title: str, out: Path) -> list[Path]:
     """Writes index.html and contact_sheet.png."""
     words = vocabulary()
     unseen = [
         name for name, seen in zip(words.objects, words.seen_objects, strict=True) if not seen
     ]
     lead = LEAD.format(unseen=", ".join(unseen))
-    title = f"opvseg demo: {segmenter.name} on PartWorld"
-    return write_report(out, title, demo.rows, demo.tables, lead=lead)
+    return write_report(
+        out, f"opvseg demo: {title} on PartWorld", demo.rows, demo.tables, lead=lead
+    )
 
 
 class _Pictures:
@@ -96,38 +119,29 @@ class _Pictures:
         self.rows.append(Row(pictures, caption, result.groups()))
 
 
-def _table(split: str, found: list[tuple[Figures, Figures, Figures]], scenes: int) -> Table:
-    names = {"all": "all words", "seen": "seen", "unseen": "unseen", "harmonic": "h-IoU"}
-    objects, parts, within = zip(*found, strict=True)
-    rows = [
-        (label, *_cells(objects, field), *_cells(parts, field), *_cells(within, field)[1:])
-        for field, label in names.items()
-    ]
-    rows = [row for row in rows if any(row[1:])]
-    if len(rows) == 2:  # only seen words: then they are all words
-        rows = rows[1:]
-    note = NOTE.format(seeds=len(found), scenes=scenes)
+def _table(split: str, found: Mapping[str, list[Judged]], scenes: int) -> Table:
+    rows = []
+    for field, label in GROUPS.items():
+        for name, worlds in found.items():
+            cells = _cells(worlds, field)
+            if any(cells):
+                rows.append((f"{label}: {name}", *cells))
+    if len(rows) == 2 * len(found):  # only seen words: then they are all words
+        rows = rows[len(found) :]
+    worlds = len(next(iter(found.values())))
+    note = NOTE.format(seeds=worlds, scenes=scenes)
     return Table(f"PartWorld {split}", ("", *HEADER), rows, note)
 
 
-def _cells(found: Sequence[Figures], field: str) -> tuple[str, str, str]:
-    """Right, shuffled and their ratio; empty where the split has no such class."""
-    right, shuffled = (
-        np.array([getattr(pick(figure), field) for figure in found]) for pick in (_right, _shuffled)
-    )
-    if np.isnan(right).any():
-        return "", "", ""
-    ratio = f"{right.mean() / shuffled.mean():.1f}x" if shuffled.mean() > 0 else "-"
-    return _spread(right), _spread(shuffled), ratio
-
-
-def _right(figure: Figures) -> Scores:
-    return figure.right
-
-
-def _shuffled(figure: Figures) -> Scores:
-    return figure.shuffled
+def _cells(worlds: Sequence[Judged], field: str) -> tuple[str, ...]:
+    """One for each column; empty where the split has no such class."""
+    columns = [
+        [getattr(scores, field) for scores in (*one.objects, *one.parts, one.within.shuffled)]
+        + [getattr(one.published, field)]
+        for one in worlds
+    ]
+    return tuple(_spread(np.array(column)) for column in zip(*columns, strict=True))
 
 
 def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.1f} ± {values.std():.1f}"
+    return "" if np.isnan(values).any() else f"{values.mean():.1f} ± {values.std():.1f}"

@@ -3,25 +3,36 @@
 from opvseg_jax.hub import shipped
 
 
-def test_the_demo_prints_figures_and_writes_a_page(opvseg, tmp_path):
-    code, out, err = opvseg("demo", "--out", tmp_path / "demo", "--scenes", 2)
-    assert (code, err) == (0, "")
+def test_the_demo_trains_compares_and_writes_a_page(opvseg, tmp_path):
+    folder = tmp_path / "demo"
+    code, out, err = opvseg("demo", "--out", folder, "--scenes", 2, "--steps", 1)
+    assert code == 0, err
     lines = out.splitlines()
-    for split, rows in {
+    for split, groups in {
         "val_seen": ["seen"],
         "val_unseen": ["all words", "seen", "unseen", "h-IoU"],
     }.items():
         at = lines.index(f"PartWorld {split}") + 1
+        rows = [f"{group}: {model}" for group in groups for model in ("training-free", "tiny HOPS")]
         assert lines[at].count("shuffled") == 2
         below = lines[at + 1 : at + 1 + len(rows)]
         assert [line.split("  ")[0].strip() for line in below] == rows
-    assert {path.name for path in (tmp_path / "demo").iterdir()} == {
-        "index.html",
-        "contact_sheet.png",
-    }
-    page = (tmp_path / "demo/index.html").read_text()
+    assert {"index.html", "contact_sheet.png", "hops"} == {path.name for path in folder.iterdir()}
+    page = (folder / "index.html").read_text()
     assert "unseen ones are cow, duck, bus, sofa" in page
     assert page.count("<article>") == 4
+
+    code, again, err = opvseg("demo", "--out", folder, "--scenes", 2, "--steps", 1)
+    assert code == 0
+    assert "goes on after step 1" in err
+    assert again.splitlines()[:-1] == lines[:-1]  # the last one says how long it took
+
+
+def test_without_training_the_demo_shows_one_model(opvseg, tmp_path):
+    code, out, err = opvseg("demo", "--out", tmp_path, "--scenes", 1, "--steps", 0)
+    assert (code, err) == (0, "")
+    assert "training-free" in out
+    assert "HOPS" not in out
 
 
 def test_the_demo_refuses_what_it_cannot_do(opvseg, tmp_path):
