@@ -145,4 +145,4 @@ def _fitting(old: Any, value: Any, key: str, where: str) -> Any:
             return tuple(value)
     elif type(value) is type(old):
         return value
-    raise UserError(f"{where}: expected a {type(old).__name__} such as {old!r}, got {value!r}")
+    raise UserError(f"{where}: expected {type(old).__name__} as in {old!r}, got {value!r}")

@@ -8,6 +8,7 @@ from typing import Any
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.precision import DTYPES
 from opvseg_jax.encoders.sizes import ClipSize, DinoSize, Tower
+from opvseg_jax.evaluate.protocols import MODES, PROTOCOLS
 from opvseg_jax.hub.presets import nearest
 from opvseg_jax.hub.sizes import MAKEUPS, TINY
 from opvseg_jax.hub.trained import METHODS, size_of
@@ -16,7 +17,6 @@ from opvseg_jax.vocabulary import Vocabulary
 
 SCHEDULES = ("constant", "cosine", "poly", "multistep")
 CLIPS = ("norm", "value", "none")
-MODES = ("pred_all", "oracle_obj")
 # Encoders that the options of a tiny size are tried on; the real ones are looked at later.
 TOWER = Tower(64, 3, 1, 64)
 STAND_IN = {"clip": ClipSize(64, 8, TOWER, TOWER, 64), "dino": DinoSize(TOWER, patch_size=8)}
@@ -95,9 +95,12 @@ def _choices(values: Mapping[str, Any]) -> list[str]:
         for key, known in choices.items()
         if values[key] not in known
     ]
-    for mode in values["eval.modes"]:
-        if mode not in MODES:
-            found.append(f"eval.modes: {mode!r} is not known: {nearest(mode, MODES)}")
+    several = {"eval.modes": MODES, "eval.protocols": PROTOCOLS}
+    for key, known in several.items():
+        wrong = [name for name in values[key] if name not in known]
+        found += [f"{key}: {name!r} is not known: {nearest(name, known)}" for name in wrong]
+        if not values[key]:
+            found.append(f"{key} is empty: there are {', '.join(known)}")
     return found
 
 
@@ -106,11 +109,6 @@ def _training(values: Mapping[str, Any]) -> list[str]:
     size, parts = values["train.batch_size"], values["train.accumulate"]
     if size % parts:
         found.append(f"train.batch_size {size} is not a multiple of train.accumulate {parts}")
-    if values["train.warmup_steps"] > values["train.steps"]:
-        found.append(
-            f"train.warmup_steps {values['train.warmup_steps']}: the run has only "
-            f"{values['train.steps']} steps"
-        )
     betas = values["train.betas"]
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         found.append(f"train.betas {betas}: expected two numbers from 0 to below 1")
@@ -164,9 +162,10 @@ def _model(values: Mapping[str, Any]) -> list[str]:
 
 
 def _expected(key: str, kind: type, value: Any) -> str:
-    example = {float: " such as 1.0", int: " such as 1", bool: ", true or false"}.get(kind, "")
-    article = "an" if kind is int else "a"
-    return (
-        f"{key}: expected {article} {kind.__name__}{example}, "
-        f"got the {type(value).__name__} {value!r}"
-    )
+    wanted = {
+        float: "a float such as 1.0",
+        int: "an int such as 1",
+        bool: "a bool, true or false",
+        str: "a word",
+    }
+    return f"{key}: expected {wanted[kind]}, got the {type(value).__name__} {value!r}"

@@ -9,7 +9,7 @@ import ast
 import importlib.util
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def load(spec: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     takes = inspect.signature(get_config).parameters
     if variant and not takes:
         raise UserError(f"{path} has no variants, so none is called {variant!r}")
-    config = get_config(variant) if variant else get_config()
+    config = _run(path, get_config, *filter(None, [variant]))
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config must return a ConfigDict, as base() does")
     return checked(override(config, overrides))
@@ -133,8 +133,6 @@ def checked(config: ConfigDict) -> ConfigDict:
     problems += [f"{key} is missing" for key in known.keys() - given]
     for key in known.keys() & given.keys():
         problems += checks.type_problems(key, known[key], given[key])
-        if isinstance(known[key], tuple) and isinstance(given[key], list):
-            given[key] = tuple(given[key])
     if problems := sorted(problems) or checks.problems(given):
         raise UserError("; ".join(problems))
     return changed(base(), given).lock()
@@ -194,23 +192,45 @@ def _read(path: Path):
     if spec is None:
         raise UserError(f"{path} is no config: expected a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:  # a user's program may raise anything
-        raise UserError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    _run(path, spec.loader.exec_module, module)
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{path} has no get_config(): expected one that returns a config")
     return module.get_config
 
 
+def _run(path: Path, function: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return function(*args)
+    except UserError:
+        raise
+    except Exception as error:  # a user's program may raise anything
+        raise UserError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+
+
+class Tree(ConfigDict):
+    """A ConfigDict that keeps what it is given: the original makes 1.0 of 1, unasked."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self:
+            super().__setitem__(key, value)
+            return
+        with self.unlocked():
+            del self[key]
+            super().__setitem__(key, value)
+
+
 def _tree(values: Values) -> ConfigDict:
-    """Nothing is converted on assignment, so that an int where a float belongs is noticed."""
-    made = ConfigDict(type_safe=False, convert_dict=False)
+    made = Tree(type_safe=False, convert_dict=False)
     for key, value in values.items():
-        made[key] = _tree(value) if isinstance(value, Mapping) else value
+        made[key] = _own(value)
     return made
+
+
+def _own(value: Any) -> Any:
+    """Mappings as trees and lists as tuples: there is one form of each value."""
+    if isinstance(value, list | tuple):
+        return tuple(_own(item) for item in value)
+    return _tree(value) if isinstance(value, Mapping) else value
 
 
 def _put(config: ConfigDict, key: str, value: Any) -> None:
@@ -221,7 +241,7 @@ def _put(config: ConfigDict, key: str, value: Any) -> None:
         config = config[group]
         if not isinstance(config, ConfigDict):
             raise UserError(f"{key}: {group} is a value, not a group of keys")
-    config[name] = _tree(value) if isinstance(value, Mapping) else value
+    config[name] = _own(value)
 
 
 def _value(key: str, word: str, default: Any) -> Any:

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from opvseg_jax.core.cache import keep_compiled
+from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.precision import dtype_of
 from opvseg_jax.core.weights import Blueprint, ShapeRngs, blueprint, part_of
 from opvseg_jax.hub.sizes import TINY, Table, makeup
@@ -94,7 +95,11 @@ def assemble(config: ConfigDict) -> Experiment:
     method, made = config.model.method, makeup(config.model.method)
     size, references = size_and_encoders(config.model)
     dtype = dtype_of(config.model.dtype)
-    plan = blueprint(lambda: METHODS[method].method(size, dtype=dtype, rngs=ShapeRngs()))
+    try:
+        plan = blueprint(lambda: METHODS[method].method(size, dtype=dtype, rngs=ShapeRngs()))
+    except ValueError as error:  # sizes that do not go together
+        name = f"{method} of size {config.model.size}"
+        raise UserError(f"model.options do not make a {name}: {error}") from error
     start = Start(config, size, plan, references)
     return Experiment(
         config=config,

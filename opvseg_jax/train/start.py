@@ -41,7 +41,7 @@ class Start:
 
     def __init__(self, config: ConfigDict, size: Any, plan: Blueprint, references: References):
         self.config, self.size, self.plan, self.references = config, size, plan, references
-        self.folder = _checkpoint(config.model, size) if config.model.init else None
+        self.folder = checkpoint(config.model) if config.model.init else None
 
     def weights(self) -> Weights:
         """Every leaf of the plan."""
@@ -126,38 +126,28 @@ def size_and_encoders(model: ConfigDict) -> tuple[Any, References]:
 
 def size_in_checkpoint(model: ConfigDict) -> Any:
     """That of the folder to start from, with the options of the config."""
-    folder = _folder(model.init)
+    folder = checkpoint(model)
     config = read_config(folder)
     options = {**config.get("options", {}), **model.options.to_dict()}
     return size_in({**config, "options": options}, folder)
 
 
-def _place(reference: str) -> str | Path:
-    return shipped(reference) or reference
-
-
-def _folder(init: str) -> Path:
-    folder = model_place(Path(init).expanduser())
+def checkpoint(model: ConfigDict) -> Path:
+    """The folder of `model.init`, which must hold the same method and size."""
+    folder = model_place(Path(model.init).expanduser())
     if folder is None:
         raise UserError(
-            f"model.init {init} holds no model: expected a folder of opvseg convert or of a run"
+            f"model.init {model.init} holds no model: expected a folder of opvseg convert or of a "
+            "training run"
         )
-    return folder
-
-
-def _checkpoint(model: ConfigDict, size: Any) -> Path:
-    """The folder to start from, which must hold the same method and size."""
-    folder = _folder(model.init)
     config = read_config(folder)
-    found, wanted = (config.get("method"), config.get("size")), (model.method, model.size)
-    if found[0] != wanted[0] or encoders_of(size_in(config, folder)) != encoders_of(size):
+    if (config.get("method"), config.get("size")) != (model.method, model.size):
         raise UserError(
-            f"model.init {model.init} is a {found[0]} of size {found[1]}: the config wants a "
-            f"{wanted[0]} of size {wanted[1]}"
+            f"model.init {model.init} is a {config.get('method')} of size {config.get('size')}: "
+            f"the config wants a {model.method} of size {model.size}"
         )
     return folder
 
 
-def encoders_of(size: Any) -> tuple:
-    """By which two sizes of a method are told apart."""
-    return size.clip, getattr(size, "dino", None)
+def _place(reference: str) -> str | Path:
+    return shipped(reference) or reference
