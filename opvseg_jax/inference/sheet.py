@@ -186,9 +186,12 @@ def _group(group: legend.Group) -> str:
 
 
 def _embedded(picture: Picture) -> str:
-    """A data address. Lines and flat colours suffer from JPEG, hence its best settings."""
+    """A data address. Lines and flat colours suffer from JPEG, hence its best settings.
+
+    Not `optimize`: with that, Pillow gives up on pictures that are full of noise.
+    """
     buffer = io.BytesIO()
-    _image(picture).save(buffer, format="JPEG", quality=92, subsampling=0, optimize=True)
+    _image(picture).save(buffer, format="JPEG", quality=92, subsampling=0)
     return _address(buffer, "jpeg")
 
 

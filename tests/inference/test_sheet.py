@@ -110,3 +110,15 @@ def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path):
 def test_a_table_with_a_missing_cell_is_refused():
     with pytest.raises(ValueError, match="expected 2 cells, got 1"):
         sheet.Table("t", ["a", "b"], [["x"]])
+
+
+def test_pictures_of_noise_and_charts_are_embedded_too(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (480, 480, 3), np.uint8)
+    charts = [sheet.Chart("A chart", noise[:9, :9], "how to read it")]
+    page, *_ = sheet.write_report(tmp_path, "noise", [sheet.Row({"image": noise})], charts=charts)
+    text = page.read_text()
+    assert text.count("data:image/jpeg") == text.count("data:image/png") == 1
+    assert "how to read it" in text
+    page, *others = sheet.write_report(tmp_path / "no pictures", "charts alone", [], charts=charts)
+    assert others == []
+    assert "<h2>Pictures" not in page.read_text()
