@@ -118,7 +118,7 @@ def parts(case: Case) -> dict:
             edges[name].append((difference(true, k), difference(masked, k)))
     matrix, chosen, within = (cases.counted(pairs, k) for pairs in (everything, oracle, inside))
     borders = {name: cases.counted(pairs, k) for name, pairs in edges.items()}
-    owners = _owners(case, words, matrix, maps, is_all="out.hops.object_conf" in case.tensors)
+    owners = _owners(words, matrix, maps, is_pascal=case.about["vocab"] == "pascal_part_116")
     out = {}
     for name, result in {
         "hops.pred_with_gt": rules.hops_with_truth(matrix, is_seen),
@@ -148,10 +148,10 @@ def seen_owners(words: Vocabulary, is_seen: np.ndarray | None = None) -> np.ndar
     return out
 
 
-def _owners(case: Case, words: Vocabulary, matrix: np.ndarray, maps: dict, *, is_all: bool):
+def _owners(words: Vocabulary, matrix: np.ndarray, maps: dict, *, is_pascal: bool):
     """Objects with parts: by their own maps (Pascal), or by those of the parts."""
     count = len(words.objects_with_parts)
-    if not is_all:
+    if not is_pascal:
         return groups.folded(matrix, words.part_to_object_with_parts, count)
     pairs = []
     for i, answer in maps["pred_all"].items():
