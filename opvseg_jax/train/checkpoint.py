@@ -50,6 +50,7 @@ class Checkpoints:
             raise UserError(f"train.keep {keep}: expected at least one checkpoint to keep")
         self.folder = Path(folder).expanduser().absolute()
         self.keep, self.best = keep, best
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self._writer: ocp.training.Checkpointer | None = None
         self._damaged: list[int] = []
         self._has_frozen = (self.folder / FROZEN).is_dir()
@@ -360,15 +361,15 @@ def _own_words() -> Iterator[None]:
         return "Task exception was never retrieved" not in record.getMessage()
 
     hook, sys.unraisablehook = sys.unraisablehook, on_dropped
-    tasks, orbax = logging.getLogger("asyncio"), logging.getLogger("absl")
-    is_silent, orbax.disabled = orbax.disabled, True
-    tasks.addFilter(is_other)
-    try:
-        yield
-    finally:
-        orbax.disabled = is_silent
+    logging.getLogger("asyncio").addFilter(is_other)
+    yield
     sys.unraisablehook = hook
-    tasks.removeFilter(is_other)
+    logging.getLogger("asyncio").removeFilter(is_other)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """What fails is raised as well, and told in one line, not in a trace for each thread."""
+    return "orbax" not in Path(record.pathname).parts
 
 
 def _set_aside(place: Path) -> None:

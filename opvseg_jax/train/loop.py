@@ -9,7 +9,7 @@ stopped ends with the same bits as one that was not.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def begin(
     """The newest state that is stored, or the first one."""
     found = checkpoints.restore(
         abstract_state(experiment.plan, rule, mesh),
-        remake_frozen=lambda: {path: experiment.weights()[path] for path in rule.frozen},
+        remake_frozen=lambda: _only(rule.frozen, experiment.weights()),
     )
     if found is None:
         return create(experiment.plan, experiment.weights(), rule, mesh), Notes()
@@ -201,7 +201,8 @@ class Run:
             weights = {path: whole(leaf) for path, leaf in weights.items()}
             if jax.process_index() == 0:
                 write_model(self.experiment, weights, self.folder / place.MODEL)
-        self.on_event("evaluated", {"step": step, "chosen": value, "figures": figures})
+        facts = {"step": step, "best": self.cfg.best, "chosen": value, "figures": figures}
+        self.on_event("evaluated", facts)
 
     def save(self, state: State, step: int) -> None:
         """Once for each step; what the log says of it is on the disk before."""
@@ -233,3 +234,7 @@ class Run:
 
 def _due(step: int, every: int) -> bool:
     return step > 0 and every > 0 and step % every == 0
+
+
+def _only(paths: Iterable[str], weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: weights[path] for path in paths}

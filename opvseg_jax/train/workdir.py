@@ -73,8 +73,9 @@ def must_know(folder: Path, stored: Mapping[str, Any] | None, vocabulary: Vocabu
 
 def write_config(folder: Path, config: ConfigDict) -> None:
     """As the training goes on with it."""
-    if jax.process_index() == 0:
-        write_whole(folder / CONFIG, (to_json(config) + "\n").encode())
+    path, content = folder / CONFIG, (to_json(config) + "\n").encode()
+    if jax.process_index() == 0 and not (path.is_file() and path.read_bytes() == content):
+        write_whole(path, content)
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
