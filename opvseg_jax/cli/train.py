@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if (code := exit_code(result)) is not None:
         return code
-    print(f"trained {result['step']} steps: the model is in {args.workdir / 'model'}")
+    if is_first:
+        print(f"trained {result['step']} steps: the model is in {args.workdir / 'model'}")
     return 0
 
 

@@ -24,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.files import writable_folder, write_whole
+from opvseg_jax.parallel.processes import barrier
 from opvseg_jax.train.checksum import checksums
 
 STEPS, FROZEN = "checkpoints", "frozen"
@@ -161,6 +162,7 @@ class Checkpoints:
             writable_folder(place)
             for step in self.steps():
                 self._mend(step)
+        barrier(f"checkpoints of {self.folder}")
         keep = [ocp.training.preservation_policies.LatestN(self.keep)]
         if name := self.best:
             keep.append(
