@@ -21,6 +21,7 @@ from opvseg_jax.core.errors import UserError
 from opvseg_jax.core.precision import dtype_of
 from opvseg_jax.evaluate.placing import whole
 from opvseg_jax.parallel.mesh import check_batch, make_mesh, process_share
+from opvseg_jax.parallel.processes import barrier
 from opvseg_jax.parallel.rules import shard_batch
 from opvseg_jax.train import workdir as place
 from opvseg_jax.train.checkpoint import Checkpoints
@@ -78,6 +79,7 @@ def train(
         tables = experiment.learning_rates, experiment.weight_decay
         rule = make_rule(cfg, experiment.plan, *tables)
         state, notes = begin(experiment, rule, mesh, checkpoints)
+        barrier("the first step")  # some draw and read slower, and collectives do not wait long
         with contextlib.closing(
             Run(experiment, folder, checkpoints, stop, notes, rule, mesh, state, on_event, wandb)
         ) as run:
