@@ -52,6 +52,7 @@ class Segmentation:
     model: str | None = None
     path: str | Path | None = None
     photo_size: tuple[int, int] | None = None  # (H, W) of the file, where `image` is a reduction
+    passed_over: int = 0  # objects too many: found, and not looked at for parts
 
     def __post_init__(self):
         shape = self.image.shape
@@ -159,6 +160,7 @@ class Segmentation:
             "vocabulary": self.vocabulary.to_dict(),
             "objects": _entries(self.objects, self.object_map),
             "parts": _entries(self.parts, self.part_map),
+            "objects_passed_over": self.passed_over,
         }
 
     def to_coco(self, *, image_id: int = 1, first_annotation_id: int = 1) -> dict[str, list]:
@@ -211,7 +213,8 @@ class Segmentation:
         if len(shown) > 5:
             pieces.append(f"{len(shown) - 5} more")
         height, width = self.size
-        return f"Segmentation {height}x{width}: {', '.join(pieces) or 'nothing found'}"
+        rest = f"; {self.passed_over} not looked at for parts" if self.passed_over else ""
+        return f"Segmentation {height}x{width}: {', '.join(pieces) or 'nothing found'}{rest}"
 
 
 def label_image(labels: np.ndarray, count: int) -> Image.Image:

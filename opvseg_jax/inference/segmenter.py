@@ -79,6 +79,7 @@ class Segmenter:
             model=self.name,
             path=photo.path if photo.path != Path() else None,
             photo_size=photo.size if photo.is_reduced else None,
+            passed_over=0 if scores.dropped is None else int(scores.dropped[0]),
         )
 
     def _label_maps(
@@ -155,7 +156,8 @@ def score_canvas(method: Blueprint, side: int, weights, images, content, text: T
         # Where no part was looked for nothing is known; as a sure "no part" it would take the
         # borders of objects when scores are read between pixels.
         parts = jnp.where(parts[..., -1:] >= 1.0, 0.0, parts)
-    full = Outputs(_padded(outputs.objects, canvas, side), _padded(parts, canvas, side))
+    padded = (_padded(scores, canvas, side) for scores in (outputs.objects, parts))
+    full = Outputs(*padded, outputs.dropped)
     return full, _mean_confidence(outputs.objects), _mean_confidence(outputs.parts)
 
 

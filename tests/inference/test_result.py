@@ -77,6 +77,8 @@ def test_an_unknown_name_is_answered_with_what_there_is(names, words):
 
 def test_repr_says_what_is_there():
     assert repr(scene()) == "Segmentation 20x40: dog (25%: head), car (12%: wheel)"
+    assert repr(scene(passed_over=2)) == repr(scene()) + "; 2 not looked at for parts"
+    assert scene(passed_over=2).to_dict()["objects_passed_over"] == 2
     empty = np.full((20, 40), -1)
     nothing = dataclasses.replace(scene(), object_map=empty, part_map=empty)
     assert repr(nothing) == "Segmentation 20x40: nothing found"
