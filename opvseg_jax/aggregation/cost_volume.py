@@ -43,13 +43,18 @@ def best_classes(costs: jax.Array, mask: jax.Array, limit: int) -> jax.Array:
 
 
 class CostEmbedding(nnx.Module):
-    """One convolution from the costs of a class to C channels, over the map of that class alone."""
+    """One convolution from the costs of a class to C channels, over the map of that class alone.
 
-    def __init__(self, num_prompts: int, width: int, *, dtype=None, rngs: nnx.Rngs):
+    `gain`: what costs are multiplied by before; cosines differ little from class to class.
+    """
+
+    def __init__(
+        self, num_prompts: int, width: int, *, gain: float = 1.0, dtype=None, rngs: nnx.Rngs
+    ):
         self.conv = Conv(num_prompts, width, 7, dtype=dtype, rngs=rngs)
-        self.num_prompts = num_prompts
+        self.num_prompts, self.gain = num_prompts, gain
 
     def __call__(self, costs: jax.Array) -> jax.Array:
         """costs [B, T, H, W, P] -> [B, T, H, W, C]."""
         dims(costs, "B T H W P", P=self.num_prompts)
-        return self.conv(costs)
+        return self.conv(costs if self.gain == 1.0 else self.gain * costs)

@@ -36,6 +36,7 @@ class HeadSize:
     embed_dim: int = 512
     num_prompts: int = 1
     hidden: int = 128
+    cost_gain: float = 1.0  # what costs are multiplied by before they are embedded
     num_heads: int = 4
     num_layers: int = 2
     window: int = 12
@@ -80,7 +81,9 @@ class CostHead(nnx.Module):
 
     def __init__(self, size: HeadSize, *, dtype=None, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs}
-        self.embedding = CostEmbedding(size.num_prompts, size.hidden, **options)
+        self.embedding = CostEmbedding(
+            size.num_prompts, size.hidden, gain=size.cost_gain, **options
+        )
         self.image_guidance = ImageGuidance(
             (size.appearance_in, *size.decoder_in),
             (size.appearance, *size.decoder_guidance),

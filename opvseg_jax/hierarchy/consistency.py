@@ -27,9 +27,20 @@ def keep_agreed(attention: jax.Array, *, at_least: int = PAPER_VOTES) -> jax.Arr
     return attention * (votes(attention) >= at_least)[:, None]
 
 
-def filter_operator(attention: jax.Array, *, at_least: int = PAPER_VOTES) -> jax.Array:
-    """attention [B, L, N, N] -> the mean over layers where the votes suffice, [B, N, N]."""
-    return attention.mean(axis=1) * (votes(attention) >= at_least)
+def filter_operator(
+    attention: jax.Array, *, at_least: int = PAPER_VOTES, normalise: bool = False
+) -> jax.Array:
+    """attention [B, L, N, N] -> the mean over layers where the votes suffice, [B, N, N].
+
+    With `normalise`, rows sum to one, and a patch without any such pair keeps its own costs. As
+    published they do not: of fused attention little is left, and costs shrink by one or two orders
+    of magnitude, which takes long to learn.
+    """
+    operator = attention.mean(axis=1) * (votes(attention) >= at_least)
+    if not normalise:
+        return operator
+    total = operator.sum(axis=-1, keepdims=True)
+    return jnp.where(total > 0, operator / jnp.maximum(total, 1e-30), jnp.eye(total.shape[-2]))
 
 
 def spread_costs(operator: jax.Array, costs: jax.Array) -> jax.Array:

@@ -87,6 +87,7 @@ def _choices(values: Mapping[str, Any]) -> list[str]:
         "model.dtype": ("auto", *DTYPES),
         "data.classes": ("seen", "all"),
         "data.recipe": RECIPES,
+        "train.optimizer": ("adamw", "muon"),
         "train.schedule": SCHEDULES,
         "train.clip.kind": CLIPS,
     }

@@ -54,6 +54,7 @@ def base() -> ConfigDict:
             "steps": 1000,
             "batch_size": 4,  # over all devices and processes
             "accumulate": 1,  # parts that the batch is gone through in
+            "optimizer": "adamw",  # or muon, for what trains from nothing in few steps
             "lr": 2e-4,  # the method's table says for which leaves it is multiplied by what
             "schedule": "cosine",
             "warmup_steps": 0,

@@ -1,4 +1,4 @@
-"""Which leaf learns how: groups from ordered tables, the learning rate over time, AdamW."""
+"""Which leaf learns how: groups from ordered tables, the learning rate over time, AdamW or Muon."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
 
 from opvseg_jax.core.errors import UserError
@@ -16,6 +17,8 @@ from opvseg_jax.core.weights import Blueprint
 
 Table = Sequence[tuple[str, float]]  # (pattern of a path, value); the first match counts
 Schedule = Callable[[jax.Array], jax.Array]
+
+MUON_RATE = 5.0  # times the learning rate: its steps have a spectral norm of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +142,40 @@ def _transform(
     if kind not in ("norm", "none"):
         raise UserError(f"train.clip.kind={kind!r}: expected norm or none")
     first, second = train["betas"]
-    adam = optax.scale_by_adam(first, second, train["eps"])
+    direction = optax.scale_by_adam(first, second, train["eps"])
+    if train["optimizer"] == "muon":
+        direction = muon_or(direction)
     clip = [clip_norm(limit)] if kind == "norm" else []
-    return optax.chain(*clip, adam, _decayed_descent(schedule, rates, decays))
+    return optax.chain(*clip, direction, _decayed_descent(schedule, rates, decays))
+
+
+def muon_or(other: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for matrices and kernels, `other` for everything else.
+
+    The momentum of a kernel [..., in, out], as one matrix, gets singular values of one; for a model
+    that starts from nothing and has hundreds of steps, that is worth several times as many.
+    """
+
+    def is_matrix(leaf: jax.Array) -> bool:
+        return leaf.ndim >= 2 and min(leaf.size // leaf.shape[-1], leaf.shape[-1]) > 1
+
+    def axes(params):
+        numbers = optax.contrib.MuonDimensionNumbers
+        return jax.tree.map(lambda x: numbers(tuple(range(x.ndim - 1)), (x.ndim - 1,)), params)
+
+    def widen(updates, params=None):
+        del params
+        shares = jax.tree.map(lambda x: x.shape[-1] / (x.size // x.shape[-1]), updates)
+        return jax.tree.map(lambda x, s: MUON_RATE * max(1.0, s) ** 0.5 * x, updates, shares)
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=axes), optax.stateless(widen)
+    )
+    labels = {True: "muon", False: "other"}
+    return optax.partition(
+        {"muon": muon, "other": other},
+        lambda params: jax.tree.map(lambda x: labels[is_matrix(x)], params),
+    )
 
 
 def clip_norm(limit: float) -> optax.GradientTransformation:

@@ -31,7 +31,9 @@ class HopsHead(nnx.Module):
 
     def __init__(self, size: HeadSize, *, chained: bool = True, dtype=None, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs}
-        self.embedding = CostEmbedding(size.num_prompts, size.hidden, **options)
+        self.embedding = CostEmbedding(
+            size.num_prompts, size.hidden, gain=size.cost_gain, **options
+        )
         self.image_guidance = ImageGuidance(
             (size.appearance_in, *size.decoder_in),
             (size.appearance, *size.decoder_guidance),

@@ -154,7 +154,9 @@ class Hops(ClipAndDino):
         )
         refine = unchanged
         if options.filter_objects:
-            operator = filter_operator(encoded.attention, at_least=options.votes)
+            operator = filter_operator(
+                encoded.attention, at_least=options.votes, normalise=options.normalise_filter
+            )
             refine = functools.partial(spread_costs, operator)
         words = jnp.concatenate([text.objects, text.background])
         mask = jnp.concatenate([text.object_mask, text.background_mask])

@@ -33,6 +33,7 @@ class HopsOptions:
     attention: whose attention filters objects and spreads parts; fused with weight `alpha`.
     learn_attention: whether DINO learns through its attention as well as through its features.
     filter_objects, votes: the filter of stage one (AFM), and how many layers must agree.
+    normalise_filter: its rows sum to one; neither the paper nor the release says so.
     spread_parts, steps, sweeps, seeds: the propagation of stage two (AEM).
     layers: "chained", or "last": each layer sees the embedded costs and only the last counts.
     last_block: whether CLIP's last block runs "once", as a patch's own value, or, after that,
@@ -48,6 +49,7 @@ class HopsOptions:
     learn_attention: bool = True
     filter_objects: bool = True
     votes: int = PAPER_VOTES
+    normalise_filter: bool = False
     spread_parts: bool = True
     steps: int = 1
     sweeps: int = 5
@@ -113,8 +115,8 @@ SIZES = {
     "B/16-released": hops_size(*_ENCODERS, RELEASED),
 }
 
-# Of four layers instead of twelve, and of scenes with few objects.
-TINY = dataclasses.replace(PAPER, votes=2, num_slots=4)
+# Of four layers instead of twelve, for scenes with few objects and trainings of few steps.
+TINY = dataclasses.replace(PAPER, votes=2, num_slots=3, normalise_filter=True)
 
 
 def tiny(
@@ -123,7 +125,15 @@ def tiny(
     """A variant for PartWorld on small encoders, that trains in minutes on a CPU."""
     head = tiny_head(clip, dino, image_size)
     sides = {"image_size": image_size, "dino_size": image_size}
-    return HopsSize(clip, dino, head, **sides, templates="partworld", options=options)
+    return HopsSize(
+        clip,
+        dino,
+        head,
+        **sides,
+        templates="partworld",
+        background_weight=0.5,
+        options=options,
+    )
 
 
 # Ordered tables over leaf paths, the first match counts. Learning rates are factors of the base

@@ -46,8 +46,12 @@ class PartHead(nnx.Module):
 
     def __init__(self, size: HeadSize, *, dtype=None, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs}
-        self.embedding = CostEmbedding(size.num_prompts, size.hidden, **options)
-        self.part_embedding = CostEmbedding(size.num_prompts, size.hidden, **options)
+        self.embedding = CostEmbedding(
+            size.num_prompts, size.hidden, gain=size.cost_gain, **options
+        )
+        self.part_embedding = CostEmbedding(
+            size.num_prompts, size.hidden, gain=size.cost_gain, **options
+        )
         self.compose = GuidedDense(size.hidden, size.hidden, size.embed_dim, **options)
         self.image_guidance = ImageGuidance(
             (size.appearance_in, *size.decoder_in),

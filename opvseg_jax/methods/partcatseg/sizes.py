@@ -59,7 +59,7 @@ SIZES = {"B/16": published(CLIP["B/16"], DINOV2_SIZES["S/14"], 384)}
 
 
 def tiny_head(clip: ClipSize, dino: DinoSize, image_size: int = 128, **changes) -> HeadSize:
-    """A small aggregator with one layer, for the four sentences of PartWorld."""
+    """A small aggregator for the four sentences of PartWorld: one layer, one step up."""
     small = {
         "num_prompts": 4,
         "hidden": 32,
@@ -67,8 +67,10 @@ def tiny_head(clip: ClipSize, dino: DinoSize, image_size: int = 128, **changes) 
         "window": image_size // clip.patch_size // 2,
         "text_guidance": 32,
         "appearance": 32,
-        "decoder": (32, 16),
-        "decoder_guidance": (16, 8),
+        "cost_gain": 10.0,
+        "decoder": (16,),
+        "decoder_in": (dino.tower.width,),
+        "decoder_guidance": (8,),
     }
     return part_head(clip, dino, **(small | changes))
 
@@ -77,7 +79,7 @@ def tiny(clip: ClipSize, dino: DinoSize, image_size: int = 128) -> PartCatSegSiz
     """A variant for PartWorld on small encoders, that trains in minutes on a CPU."""
     head = tiny_head(clip, dino, image_size)
     sides = {"image_size": image_size, "dino_size": image_size}
-    return PartCatSegSize(clip, dino, head, **sides, templates="partworld")
+    return PartCatSegSize(clip, dino, head, **sides, templates="partworld", background_weight=0.5)
 
 
 # Leaves that begin as copies of others: the second pass as the first.
