@@ -45,14 +45,19 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    from opvseg_jax.parallel import processes
     from opvseg_jax.train.config import load
 
     config = load(args.config, args.overrides)
+    processes.start()
     devices.choose(args.device)
     from opvseg_jax.train.loop import train
 
+    is_first = processes.is_first()
+    on_event = tell if is_first else lambda kind, facts: None
     try:
-        result = train(config, args.workdir, on_event=tell, wandb=args.wandb)
+        with processes.together():
+            result = train(config, args.workdir, on_event=on_event, wandb=args.wandb)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -180,9 +180,7 @@ def test_damaged_frozen_weights_are_made_again_if_they_come_out_the_same(run):
 
 def test_a_state_of_another_model_is_refused_with_what_differs(run):
     like = jax.eval_shape(lambda: state_of(1, rows=9))
-    with pytest.raises(
-        UserError, match=r"head/kernel is float32 \[8, 6\] and should .* \[9, 6\]"
-    ):
+    with pytest.raises(UserError, match=r"head/kernel is float32 \[8, 6\] and should .* \[9, 6\]"):
         Checkpoints(run).restore(like)
 
 
