@@ -31,6 +31,15 @@ def test_the_filter_keeps_the_mean_of_agreed_pairs():
     np.testing.assert_allclose(operator[2, 2], (5 * 1.0 + 0.01) / 6, rtol=1e-6)
 
 
+def test_a_normalised_filter_averages_costs_and_leaves_lonely_patches_alone():
+    attention = layers_that_agree({(0, 1): 6, (0, 3): 5, (2, 2): 5}, 6, 4)
+    operator = np.asarray(filter_operator(attention, at_least=4, normalise=True)[0])
+    np.testing.assert_allclose(operator.sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(operator[[1, 3]], np.eye(4)[[1, 3]])  # nobody agrees on these
+    assert operator[0, 1] > operator[0, 3] > 0
+    assert operator[0, [0, 2]].sum() == 0
+
+
 def test_costs_are_spread_for_every_class_and_prompt():
     key = jax.random.key(0)
     costs = jax.random.normal(key, (2, 3, 2, 4, 5))

@@ -217,7 +217,24 @@ def test_dino_learns_through_its_attention_only_if_told_to():
     assert np.abs(slope(True) - slope(False)).max() > 1e-6
 
 
+@pytest.mark.parametrize("regions", ["found", "true"])
+def test_with_true_regions_parts_are_learnt_whatever_stage_one_finds(tiny, regions):
+    size = dataclasses.replace(SIZE, options=dataclasses.replace(OPTIONS, train_regions=regions))
+    text, data = features(WORDS), batch(features(WORDS))
+    nothing = painted(np.full((2, 16, 16), -1), 3)
+
+    def parts(leaves, logits):
+        arrays = data["image"], data["object_map"], data["part_map"]
+        model = tiny.plan_of(size).merge(leaves)
+        return model.losses(*arrays, text, object_logits=logits)["parts"]
+
+    everything = painted(np.zeros((2, 16, 16), int), 3)
+    found, other = (quick_jit(parts)(tiny.leaves, logits) for logits in (nothing, everything))
+    assert (found == other) == (regions == "true")
+
+
 VARIANTS = {
+    "normalised filter": dataclasses.replace(OPTIONS, normalise_filter=True),
     "released": dataclasses.replace(RELEASED, votes=2),
     "no filter": ablation(OPTIONS, afm=False),
     "no propagation": ablation(OPTIONS, aem=False),

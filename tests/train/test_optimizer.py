@@ -8,7 +8,14 @@ import pytest
 from train.toy_method import DECAY, RATES, toy_plan, toy_train, toy_weights
 
 from opvseg_jax.core.errors import UserError
-from opvseg_jax.train.optimizer import assign, clip_norm, make_rule, make_schedule
+from opvseg_jax.train.optimizer import (
+    MUON_RATE,
+    assign,
+    clip_norm,
+    make_rule,
+    make_schedule,
+    muon_or,
+)
 
 PATHS = ("clip/query/kernel", "clip/up/kernel", "head/norm/scale")
 
@@ -51,6 +58,23 @@ def test_ten_steps_are_those_of_adamw_with_a_rate_and_a_decay_for_each_group():
         want = adamw(start[path].astype(float), gradients, lambda i, f=factor: f * lr(i), decay)
         np.testing.assert_allclose(weights[path], want, rtol=1e-5, atol=1e-6)
     assert weights.keys() == {"head/kernel", "head/bias"}
+
+
+def test_muon_moves_matrices_by_steps_of_even_strength_and_the_rest_by_adam():
+    """Newton and Schulz's five steps bring singular values near one, not to it."""
+    key = jax.random.key(0)
+    grads = {
+        "kernel": jax.random.normal(key, (3, 3, 2, 6)) * jnp.geomspace(0.1, 1, 6),
+        "bias": jax.random.normal(key, (6,)),
+    }
+    adam = optax.scale_by_adam(0.9, 0.95)
+    transform = muon_or(adam)
+    moved, _ = transform.update(grads, transform.init(grads), grads)
+    strengths = np.linalg.svd(np.asarray(moved["kernel"]).reshape(18, 6), compute_uv=False)
+    assert strengths.max() < 1.3 * MUON_RATE
+    assert strengths.min() > 0.5 * MUON_RATE
+    expected, _ = adam.update({"bias": grads["bias"]}, adam.init({"bias": grads["bias"]}))
+    np.testing.assert_allclose(moved["bias"], expected["bias"], rtol=1e-6)
 
 
 def test_the_norm_that_is_clipped_is_that_of_all_leaves_together():

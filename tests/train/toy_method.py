@@ -18,6 +18,7 @@ TRAIN = {
     "milestones": (),
     "poly_power": 0.9,
     "clip": {"kind": "none", "value": 0.0},
+    "optimizer": "adamw",
     "betas": (0.9, 0.999),
     "eps": 1e-8,
     "weight_decay": 1.0,

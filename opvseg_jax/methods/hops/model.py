@@ -98,7 +98,10 @@ class Hops(ClipAndDino):
         dims(object_map, "B H W", B=images.shape[0], H=images.shape[1], W=images.shape[2])
         text = self.trained_on(text)
         target = losses.targets_of(object_map, part_map, text)
-        stages = self.stages(images, text, object_logits=object_logits, train=True, taps=taps)
+        labels = target.objects if self.options.train_regions == "true" else None
+        stages = self.stages(
+            images, text, object_logits=object_logits, labels=labels, train=True, taps=taps
+        )
         named = losses.with_background(target.objects, len(text.objects), target.is_background)
         weights = losses.class_weights(text.object_mask, self.size.background_weight)
         parts = stages.parts
@@ -114,12 +117,14 @@ class Hops(ClipAndDino):
         valid: jax.Array | None = None,
         *,
         object_logits: jax.Array | None = None,
+        labels: jax.Array | None = None,
         train: bool = False,
         taps: Taps = None,
     ) -> Stages:
         """images [B, H, W, 3] in 0..255, text with the background in it -> both stages.
 
-        object_logits [B, O + K, y, x], if given, stand for those of stage one.
+        object_logits [B, O + K, y, x], if given, stand for those of stage one, and labels
+        [B, H, W] for the objects that stage two cuts out.
         """
         mode = Mode(self.size.pooling, train)
         if object_logits is None:
@@ -127,7 +132,7 @@ class Hops(ClipAndDino):
         objects = self._on_canvas(object_logits, text, images.shape[1:3])
         if not len(text.parts):
             return Stages(objects, None, None, None)
-        labels = self._labels(objects, text, valid)
+        labels = self._labels(objects, text, valid) if labels is None else labels
         num_objects = len(text.objects)
         regions = largest_regions(labels, num_objects, min(self.options.num_slots, num_objects))
         record(taps, "regions", regions)

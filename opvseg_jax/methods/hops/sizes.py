@@ -23,6 +23,7 @@ CHOICES = {
     "attention": ("clip", "dino", "fused"),
     "layers": ("chained", "last"),
     "last_block": ("once", "twice"),
+    "train_regions": ("found", "true"),
 }
 
 
@@ -39,6 +40,8 @@ class HopsOptions:
     last_block: whether CLIP's last block runs "once", as a patch's own value, or, after that,
         once more as it was trained ("twice"), which is what the released program does.
     num_slots: objects of an image that get parts, the largest first; the release has no limit.
+    train_regions: whether, in training, stage two cuts out the objects that stage one has "found"
+        or the "true" ones, so that it learns from the first step.
     repeat_sigmoid: scores of parts are squashed once more after they are put together, to
         0.5 ... 0.73; that moves the borders between resized labels by fractions of a pixel.
     """
@@ -57,6 +60,7 @@ class HopsOptions:
     layers: str = "chained"
     last_block: str = "once"
     num_slots: int = 8
+    train_regions: str = "found"
     repeat_sigmoid: bool = False
     object_weight: float = 0.4
     part_weight: float = 0.6
@@ -116,7 +120,7 @@ SIZES = {
 }
 
 # Of four layers instead of twelve, for scenes with few objects and trainings of few steps.
-TINY = dataclasses.replace(PAPER, votes=2, num_slots=3, normalise_filter=True)
+TINY = dataclasses.replace(PAPER, votes=2, num_slots=3, normalise_filter=True, train_regions="true")
 
 
 def tiny(
