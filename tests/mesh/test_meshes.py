@@ -29,7 +29,7 @@ def run(out: Path, launcher: list[str], meshes: tuple[str, ...], **env: str):
         env={**os.environ, **ENV, "PYTHONPATH": paths, **env},
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(np.load(out))

@@ -13,6 +13,7 @@ from flax import nnx
 from methods.semantic_models import CLIP, HEAD, random_leaves
 from ml_collections import ConfigDict
 
+from opvseg_jax.aggregation.head import HeadSize
 from opvseg_jax.core.weights import Blueprint, blueprint
 from opvseg_jax.methods.pcaseg.model import PcaSeg
 from opvseg_jax.methods.pcaseg.sizes import OPENAI_LEARNING_RATES, WEIGHT_DECAY, PcaSegSize
@@ -20,8 +21,15 @@ from opvseg_jax.text.features import TextFeatures, pad
 from opvseg_jax.train.optimizer import make_rule
 from opvseg_jax.vocabulary import Vocabulary
 
-# Compiling for eight devices takes the time: two blocks of one expert, one layer for each tower.
-HEAD_SIZE = dataclasses.replace(HEAD, num_layers=1, num_experts=1)
+
+class OneBlock(HeadSize):
+    """Compiling for eight devices takes the time: one parallel block, not the two of a layer."""
+
+    def layer(self, **options) -> nnx.List:
+        return nnx.List([self.block(**options)])
+
+
+HEAD_SIZE = OneBlock(**{**dataclasses.asdict(HEAD), "num_layers": 1, "num_experts": 1})
 CLIP_SIZE = dataclasses.replace(CLIP, vision=dataclasses.replace(CLIP.vision, num_layers=1))
 SIZE = PcaSegSize(CLIP_SIZE, HEAD_SIZE, 16, (0, 0), sliding=None, orthogonality=0.01)
 WORDS = Vocabulary.of({"dog": [], "car": [], "sky": [], "tree": [], "cat": []})
@@ -35,6 +43,7 @@ TRAIN = {
     "milestones": (),
     "poly_power": 0.9,
     "clip": {"kind": "norm", "value": 0.01},
+    "optimizer": "adamw",
     "betas": (0.9, 0.999),
     "eps": 1e-8,
     "weight_decay": 1.0,
