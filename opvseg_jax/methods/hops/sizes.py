@@ -119,8 +119,16 @@ SIZES = {
     "B/16-released": hops_size(*_ENCODERS, RELEASED),
 }
 
-# Of four layers instead of twelve, for scenes with few objects and trainings of few steps.
-TINY = dataclasses.replace(PAPER, votes=2, num_slots=3, normalise_filter=True, train_regions="true")
+# Of four layers instead of twelve, for scenes with few objects and trainings of few steps. The mean
+# over all parts and pixels makes the parts' term small: each object covers few of both.
+TINY = dataclasses.replace(
+    PAPER,
+    votes=2,
+    num_slots=3,
+    normalise_filter=True,
+    train_regions="true",
+    part_weight=10.0,
+)
 
 
 def tiny(
