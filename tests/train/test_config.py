@@ -81,7 +81,7 @@ def test_the_command_line_changes_what_it_names():
         ("train.betas=(0.9, 1.0)", "train.betas .*: expected two numbers from 0 to below 1"),
         ("train.steps=0", "train.steps is 0: expected at least 1"),
         ("train.lr=-0.1", "train.lr is -0.1: expected at least 0"),
-        ("train.accumulate=3", "train.batch_size 8 is not a multiple of train.accumulate 3"),
+        ("train.accumulate=4", "train.batch_size 6 is not a multiple of train.accumulate 4"),
         ("train.schedule=cosin", "train.schedule 'cosin' is not known: did you mean 'cosine'"),
         ("train.schedule=multistep", "train.milestones is empty"),
         ("train.milestones=(5,3)", "expected rising steps"),
@@ -151,7 +151,7 @@ def test_json_gives_the_config_back():
     config = load(TINY, ["model.options.pooling=(1,1)", "train.milestones=(3,5)"])
     again = from_json(to_json(config))
     assert not differences(config, again)
-    assert again.train.betas == (0.9, 0.999)
+    assert again.train.betas == (0.9, 0.95)
     assert again.is_locked
 
 
@@ -159,5 +159,5 @@ def test_differences_are_named_by_key():
     changed = load(TINY, ["train.steps=5", "model.options.votes=3"])
     assert differences(load(TINY), changed) == {
         "model.options": ({}, {"votes": 3}),
-        "train.steps": (600, 5),
+        "train.steps": (400, 5),
     }

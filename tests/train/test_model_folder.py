@@ -11,7 +11,7 @@ from opvseg_jax.train.config import load
 from opvseg_jax.train.experiment import assemble
 from opvseg_jax.train.model_folder import write_model
 
-SMALL = ["model.options.num_slots=2", "model.options.head.decoder=(16, 16)", "eval.images=1"]
+SMALL = ["model.options.num_slots=2", "model.options.head.decoder=(32,)", "eval.images=1"]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_a_model_from_training_segments_a_picture(experiment, weights, workdir):
 def test_the_folder_says_how_the_model_was_made(experiment, workdir):
     config = json.loads((workdir / "model/config.json").read_text())
     assert (config["method"], config["size"]) == ("hops", "tiny")
-    assert config["options"] == {"num_slots": 2, "head": {"decoder": [16, 16]}}
-    assert config["training"]["train.steps"] == 600
+    assert config["options"] == {"num_slots": 2, "head": {"decoder": [32]}}
+    assert config["training"]["train.steps"] == 400
     assert ov.Vocabulary.of(config["vocabulary"]) == experiment.vocabulary
 
 
