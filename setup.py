@@ -1,4 +1,4 @@
-"""Adds the top-level `data/` and `configs/` to the wheel, inside the package; see pyproject.toml."""
+"""Adds the top-level `data/` and `configs/` to the wheel, in the package; see pyproject.toml."""
 
 from setuptools import find_namespace_packages, find_packages, setup
 

@@ -19,9 +19,8 @@ ENV = {
     "JAX_ENABLE_X64": "1",
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
 }
-# 440 of the 447 arrays agree to 1e-10. In the fifth step one gradient (the embedding's bias, and with
-# it the first guidance and a running mean) differs by up to 4e-8, alike on all meshes with a cut
-# batch; where in the backward pass that begins is not known yet.
+# 440 of the 447 arrays agree to 1e-10. Towards the fifth step the gradients of the embedding's bias
+# and of the first guidance differ by up to 4e-8; where in the backward pass is not known yet.
 CLOSE = {"rtol": 1e-10, "atol": 1e-7}
 
 
