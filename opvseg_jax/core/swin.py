@@ -60,20 +60,28 @@ def window_attention(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(D) + mask) v on [..., V, n, K, D], mask [V, n, n] -> [..., V, n, K, D].
 
-    Scores and softmax are float32 whatever comes in.
+    Scores and softmax are float32, or float64 if that comes in.
     """
     shape = query.shape
     if mask is None:
         flat = (x.reshape(-1, *shape[-3:]) for x in (query, key, value))
-        return jax.nn.dot_product_attention(*flat).reshape(shape)
+        return _attend(*flat).reshape(shape)
     flat = (x.reshape(-1, *shape[-4:]) for x in (query, key, value))
     bias = jnp.asarray(mask)[:, None, None]  # [V, 1, 1, n, n]
-    attend = jax.vmap(_biased, in_axes=(1, 1, 1, 0), out_axes=1)  # every window has its own mask
+    attend = jax.vmap(_attend, in_axes=(1, 1, 1, 0), out_axes=1)  # every window has its own mask
     return attend(*flat, bias).reshape(shape)
 
 
-def _biased(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
-    return jax.nn.dot_product_attention(query, key, value, bias=bias.astype(query.dtype))
+def _attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    bias = None if bias is None else bias.astype(query.dtype)
+    if query.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(query, key, value, bias=bias)
+    # That one's softmax is float32 always. Sharded steps are compared with one device in float64.
+    logits = jnp.einsum("bmkd,bnkd->bkmn", query, key) * query.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+    return jnp.einsum("bkmn,bnkd->bmkd", weights, value)
 
 
 def _bands(size: int, window: int, shift: int) -> np.ndarray:

@@ -19,9 +19,7 @@ ENV = {
     "JAX_ENABLE_X64": "1",
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
 }
-# 440 of the 447 arrays agree to 1e-10. Towards the fifth step the gradients of the embedding's bias
-# and of the first guidance differ by up to 4e-8; where in the backward pass is not known yet.
-CLOSE = {"rtol": 1e-10, "atol": 1e-7}
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def run(out: Path, launcher: list[str], meshes: tuple[str, ...], **env: str):
